@@ -1,0 +1,1 @@
+//! `&[u8]` → [`Image`]: segments, sections, dynamic table, versions, build-id.

@@ -1,0 +1,91 @@
+//! Lambda's limits, as one table of data, each with its source.
+//!
+//! Lambda's "MB" is 1024² bytes: its "250 MB" is 262,144,000 and its "50 MB" 52,428,800.
+
+/// One mebibyte, which Lambda's pages call MB.
+pub const MIB: u64 = 1024 * 1024;
+
+/// A limit of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Stable name, as in JSON output.
+    pub name: &'static str,
+    /// What is limited, for people.
+    pub what: &'static str,
+    /// Bytes (or a plain count where `what` says so).
+    pub value: u64,
+    /// Where the figure comes from.
+    pub source: &'static str,
+}
+
+/// Deployment package and layers together, unzipped: must be *smaller* than this.
+pub const UNZIPPED: Limit = Limit {
+    name: "unzipped",
+    what: "deployment package unzipped, layers included",
+    value: 250 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// A zip sent directly in the API call; above it the zip goes through S3.
+pub const ZIPPED_DIRECT: Limit = Limit {
+    name: "zipped-direct",
+    what: "deployment package zipped, uploaded directly",
+    value: 50 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// The smallest and default `EphemeralStorage.Size`.
+pub const TMP_DEFAULT: Limit = Limit {
+    name: "tmp-default",
+    what: "/tmp unless EphemeralStorage is set",
+    value: 512 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/api/API_EphemeralStorage.html",
+};
+
+/// The largest `EphemeralStorage.Size`.
+pub const TMP_MAX: Limit = Limit {
+    name: "tmp-max",
+    what: "/tmp at most",
+    value: 10_240 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/api/API_EphemeralStorage.html",
+};
+
+/// Memory of a function: least, and what it is when nobody sets it.
+pub const MEMORY_MIN: Limit = Limit {
+    name: "memory-min",
+    what: "function memory at least",
+    value: 128 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html",
+};
+
+/// Memory of a function: most.
+pub const MEMORY_MAX: Limit = Limit {
+    name: "memory-max",
+    what: "function memory at most",
+    value: 10_240 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html",
+};
+
+/// Longest time a function may be given, in seconds.
+pub const TIMEOUT_MAX: Limit = Limit {
+    name: "timeout-max",
+    what: "function timeout at most (seconds)",
+    value: 900,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// The Init phase, in seconds.
+pub const INIT: Limit = Limit {
+    name: "init",
+    what: "Init phase (seconds)",
+    value: 10,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html",
+};
+
+/// Open file descriptors, and likewise threads and processes.
+pub const DESCRIPTORS: Limit = Limit {
+    name: "descriptors",
+    what: "file descriptors; threads and processes (count)",
+    value: 1_024,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};

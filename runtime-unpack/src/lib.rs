@@ -1,0 +1,1 @@
+//! Unpacks a slimlambda archive.
