@@ -821,7 +821,7 @@ mod tests {
         .unwrap();
         std::fs::write(
             dir.join("small.map"),
-            "FIRST_1 { local: *; };\nSECOND_2 { global: call; counter; } FIRST_1;\n",
+            "FIRST_1 { global: call; };\nSECOND_2 { global: call; counter; local: *; } FIRST_1;\n",
         )
         .unwrap();
         link(
