@@ -492,9 +492,10 @@ fn segments(
                 memory_size: header.p_memsz.get(LE),
                 align: header.p_align.get(LE),
             };
+            // Without bytes there is nothing to be missing: `.tbss`, GNU_STACK.
             match slice(bytes, segment.offset, segment.file_size) {
-                Some(_) => Ok(segment),
-                None => Err(truncated(bytes, "a segment", segment.offset)),
+                None if segment.file_size > 0 => Err(truncated(bytes, "a segment", segment.offset)),
+                _ => Ok(segment),
             }
         })
         .collect()
