@@ -6,6 +6,7 @@
 //! architecture is in `cargo/cross.rs`.
 
 mod cross;
+pub mod launcher;
 
 use std::ffi::OsString;
 use std::io::BufReader;

@@ -71,7 +71,7 @@ pub(super) fn host() -> anyhow::Result<String> {
     Ok(host.context("`rustc -vV` names no host")?.to_string())
 }
 
-fn rustc(args: &[&str]) -> anyhow::Result<String> {
+pub(super) fn rustc(args: &[&str]) -> anyhow::Result<String> {
     let program = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(&program).args(args).output();
     let output = output.with_context(|| format!("failed to run `{}`", program.display()))?;
@@ -83,7 +83,7 @@ fn rustc(args: &[&str]) -> anyhow::Result<String> {
     String::from_utf8(output.stdout).context("rustc's output is not UTF-8")
 }
 
-fn install_target(triple: &str, offline: bool, sink: Sink<'_>) -> anyhow::Result<()> {
+pub(super) fn install_target(triple: &str, offline: bool, sink: Sink<'_>) -> anyhow::Result<()> {
     let libdir = rustc(&["--print", "target-libdir", "--target", triple])?;
     if Path::new(libdir.trim()).is_dir() {
         return Ok(());
