@@ -213,11 +213,17 @@ fn globbed(spec: &AssetSpec) -> anyhow::Result<Vec<(PathBuf, String)>> {
         .components()
         .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']))
         .collect();
+    // A last `**` alone would match directories only; everywhere else it means what is in them.
+    let last = if spec.source.ends_with("/**") || spec.source == "**" {
+        "/*"
+    } else {
+        ""
+    };
     // The base is a path even where it looks like a glob.
     let pattern = match source.is_absolute() {
-        true => spec.source.clone(),
+        true => format!("{}{last}", spec.source),
         false => format!(
-            "{}/{}",
+            "{}/{}{last}",
             glob::Pattern::escape(&utf8(&spec.base)?),
             spec.source
         ),

@@ -3,10 +3,12 @@
 //! The one module that spawns Cargo (and rustc and rustup, on the way there). Cargo's stderr is
 //! ours, so progress and diagnostics are Cargo's own; its JSON messages on stdout say what came out
 //! and where build scripts found native libraries. What happens before linking for another
-//! architecture is in `cargo/cross.rs`.
+//! architecture is in `cargo/cross.rs`; `select.rs` and `messages.rs` are the ways in and out.
 
 mod cross;
 pub mod launcher;
+mod messages;
+mod select;
 
 use std::ffi::OsString;
 use std::io::BufReader;
@@ -14,21 +16,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use cargo_metadata::{Message, Metadata, MetadataCommand, Package, PackageId};
+use cargo_metadata::{Metadata, MetadataCommand, PackageId};
 
 use crate::cli::{BuildArgs, CargoArgs, ChoiceArgs, Color, Compiler, MessageFormat};
 use crate::config::Config;
 use crate::error::Stop;
-use crate::event::{Event, Sink};
+use crate::event::Sink;
 
-/// A binary that is to be built.
-#[derive(Debug, Clone, Copy)]
-pub struct Selected<'m> {
-    /// The package it belongs to.
-    pub package: &'m Package,
-    /// Its name.
-    pub bin: &'m str,
-}
+pub use select::{Selected, current_package, select, select_one};
 
 /// One binary that Cargo made, or that was given with `--binary`.
 #[derive(Debug, Clone)]
@@ -94,155 +89,6 @@ fn manifest(choice: &ChoiceArgs) -> anyhow::Result<Option<PathBuf>> {
         .find(|path| path.is_file()))
 }
 
-/// The package whose directory the user is in (or named by `--manifest-path`), if it is one.
-pub fn current_package<'m>(
-    metadata: &'m Metadata,
-    choice: &ChoiceArgs,
-) -> anyhow::Result<Option<&'m Package>> {
-    let Some(manifest) = manifest(choice)?.and_then(|path| path.canonicalize().ok()) else {
-        return Ok(None);
-    };
-    let same = |package: &&Package| {
-        package
-            .manifest_path
-            .canonicalize()
-            .is_ok_and(|path| path == manifest)
-    };
-    Ok(metadata.packages.iter().find(same))
-}
-
-/// The binaries that the flags mean, as Cargo would choose: of the named packages, else of the one
-/// in the current directory, else of the workspace's default members.
-///
-/// # Errors
-///
-/// No such package or binary, no binary at all, or two of one name.
-pub fn select<'m>(
-    metadata: &'m Metadata,
-    choice: &ChoiceArgs,
-) -> anyhow::Result<Vec<Selected<'m>>> {
-    let packages = packages(metadata, choice)?;
-    let of = |package: &'m Package| {
-        let bins = package.targets.iter().filter(|target| target.is_bin());
-        bins.map(move |target| Selected {
-            package,
-            bin: &target.name,
-        })
-    };
-    let all: Vec<Selected<'_>> = packages.iter().flat_map(|package| of(package)).collect();
-    if all.is_empty() {
-        let names: Vec<&str> = packages
-            .iter()
-            .map(|package| package.name.as_str())
-            .collect();
-        bail!(
-            "no binary to build in {}\nhelp: a function is a binary: add `src/main.rs` or a `[[bin]]` table, or choose a package with `-p`",
-            listed(&names)
-        );
-    }
-    let mut selected = all.clone();
-    if !choice.bin.is_empty() {
-        for wanted in &choice.bin {
-            if !all.iter().any(|one| matches(wanted, one.bin)) {
-                let names: Vec<&str> = all.iter().map(|one| one.bin).collect();
-                bail!(
-                    "no binary is named `{wanted}`\nhelp: there are {}",
-                    listed(&names)
-                );
-            }
-        }
-        selected.retain(|one| choice.bin.iter().any(|wanted| matches(wanted, one.bin)));
-    }
-    selected.sort_by_key(|one| one.bin);
-    if let Some(pair) = selected.windows(2).find(|pair| pair[0].bin == pair[1].bin) {
-        bail!(
-            "two binaries are named `{}`: in `{}` and in `{}`\nhelp: choose one package with `-p`",
-            pair[0].bin,
-            pair[0].package.name,
-            pair[1].package.name
-        );
-    }
-    Ok(selected)
-}
-
-/// The one binary that `invoke` means: the only one, or the package's `default-run`.
-///
-/// # Errors
-///
-/// As [`select`]; and where several are left.
-pub fn select_one<'m>(metadata: &'m Metadata, choice: &ChoiceArgs) -> anyhow::Result<Selected<'m>> {
-    let selected = select(metadata, choice)?;
-    let default_run = |one: &&Selected<'_>| one.package.default_run.as_deref() == Some(one.bin);
-    match (
-        selected.as_slice(),
-        selected
-            .iter()
-            .filter(default_run)
-            .collect::<Vec<_>>()
-            .as_slice(),
-    ) {
-        ([one], _) => Ok(*one),
-        (_, [one]) => Ok(**one),
-        (several, _) => {
-            let names: Vec<&str> = several.iter().map(|one| one.bin).collect();
-            Err(crate::error::usage(format!(
-                "which binary? there are {}\nhelp: name one, or set `default-run` in `[package]`",
-                listed(&names)
-            )))
-        }
-    }
-}
-
-fn packages<'m>(metadata: &'m Metadata, choice: &ChoiceArgs) -> anyhow::Result<Vec<&'m Package>> {
-    let members = metadata.workspace_packages();
-    if choice.workspace {
-        return Ok(members);
-    }
-    if choice.package.is_empty() {
-        if let Some(package) = current_package(metadata, choice)? {
-            return Ok(vec![package]);
-        }
-        let default = &metadata.workspace_default_members;
-        return Ok(if default.is_available() {
-            metadata.workspace_default_packages()
-        } else {
-            members
-        });
-    }
-    let mut packages = Vec::new();
-    for spec in &choice.package {
-        // `name`, `name@1.2.3`, a glob of names, or the URL that `cargo pkgid` prints.
-        let name = spec.split('@').next().unwrap_or(spec);
-        let meant = |package: &&&Package| matches(name, &package.name) || package.id.repr == *spec;
-        let found: Vec<&Package> = members.iter().filter(meant).copied().collect();
-        if found.is_empty() {
-            let names: Vec<&str> = members
-                .iter()
-                .map(|package| package.name.as_str())
-                .collect();
-            bail!(
-                "no package of the workspace is named `{spec}`\nhelp: there are {}",
-                listed(&names)
-            );
-        }
-        packages.extend(found);
-    }
-    Ok(packages)
-}
-
-/// Cargo takes globs where it takes names.
-fn matches(pattern: &str, name: &str) -> bool {
-    pattern == name || glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(name))
-}
-
-fn listed(names: &[&str]) -> String {
-    names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
 /// The target that was asked for, by flags or (`configs`, one for each selected binary) by
 /// cargo-lambda's tables; `None` leaves it to Cargo.
 ///
@@ -295,7 +141,7 @@ pub fn build(
         .spawn()
         .with_context(|| format!("failed to run `{:?}`", command.get_program()))?;
     let stdout = child.stdout.take().context("cargo has no stdout")?;
-    let output = read_messages(BufReader::new(stdout), metadata, sink);
+    let output = messages::read(BufReader::new(stdout), metadata, sink);
     let status = child.wait().context("failed to wait for cargo")?;
     if !status.success() {
         return Err(Stop::Cargo(status.code().unwrap_or(101)).into());
@@ -435,75 +281,6 @@ fn arguments(args: &BuildArgs, target: Option<&str>) -> anyhow::Result<Vec<OsStr
     Ok(line)
 }
 
-/// What a run of Cargo said it made.
-#[derive(Default)]
-struct Output {
-    executables: Vec<(PackageId, String, PathBuf)>,
-    search_paths: Vec<PathBuf>,
-    rlibs: Vec<(String, PathBuf)>,
-}
-
-fn read_messages(
-    stdout: impl std::io::BufRead,
-    metadata: &Metadata,
-    sink: Sink<'_>,
-) -> anyhow::Result<Output> {
-    let mut output = Output::default();
-    for message in Message::parse_stream(stdout) {
-        match message.context("failed to read cargo's messages")? {
-            Message::CompilerArtifact(artifact) => {
-                if let (Some(path), true) = (artifact.executable, artifact.target.is_bin()) {
-                    let (id, name) = (artifact.package_id.clone(), artifact.target.name);
-                    output
-                        .executables
-                        .push((id, name, path.into_std_path_buf()));
-                }
-                let rlibs = artifact
-                    .filenames
-                    .into_iter()
-                    .filter(|path| path.extension() == Some("rlib"));
-                let package = package_label(&artifact.package_id);
-                output
-                    .rlibs
-                    .extend(rlibs.map(|path| (package.clone(), path.into_std_path_buf())));
-            }
-            Message::BuildScriptExecuted(script) => {
-                for path in &script.linked_paths {
-                    // `native=…`, `dependency=…`; a relative one starts where rustc runs.
-                    let path = path.as_str();
-                    let path = path.split_once('=').map_or(path, |(_, path)| path);
-                    let path = metadata.workspace_root.as_std_path().join(path);
-                    if !output.search_paths.contains(&path) {
-                        output.search_paths.push(path);
-                    }
-                }
-            }
-            // A proc macro's `println!`, most likely.
-            Message::TextLine(line) => sink(Event::Note(&line)),
-            _ => {}
-        }
-    }
-    Ok(output)
-}
-
-/// `serde 1.0.228` from a package id: `registry+https://…#serde@1.0.228`, `path+file:///…/serde#1.0.228`
-/// or, before Cargo 1.77, `serde 1.0.228 (registry+https://…)`.
-fn package_label(id: &PackageId) -> String {
-    match id.repr.rsplit_once('#') {
-        Some((_, fragment)) if fragment.contains('@') => fragment.replace('@', " "),
-        Some((url, version)) if !version.contains(' ') => {
-            let path = url.split('?').next().unwrap_or(url);
-            let name = path
-                .trim_end_matches('/')
-                .rsplit('/')
-                .next()
-                .unwrap_or(path);
-            format!("{name} {version}")
-        }
-        _ => id.repr.split(' ').take(2).collect::<Vec<_>>().join(" "),
-    }
-}
-
 /// The triple that an executable was built for where Cargo's own configuration decides: it is the
 /// directory between the target directory and the profile's, and absent for the host.
 fn built_for(executable: &Path, target_directory: &Path) -> anyhow::Result<String> {
@@ -521,5 +298,40 @@ fn plain_triple(target: &str) -> &str {
     match target.split_once('.') {
         Some((triple, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => triple,
         _ => target,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_of_an_executable_tells_its_target() -> anyhow::Result<()> {
+        let host = cross::host()?;
+        let cases = [
+            ("/t/release/f", host.as_str()),
+            (
+                "/t/aarch64-unknown-linux-gnu/release/f",
+                "aarch64-unknown-linux-gnu",
+            ),
+            ("/elsewhere/release/f", host.as_str()),
+        ];
+        for (executable, triple) in cases {
+            let got = built_for(Path::new(executable), Path::new("/t"))?;
+            assert_eq!(got, triple, "{executable}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_glibc_version_is_no_part_of_a_triple() {
+        let cases = [
+            ("x86_64-unknown-linux-gnu.2.34", "x86_64-unknown-linux-gnu"),
+            ("x86_64-unknown-linux-gnu", "x86_64-unknown-linux-gnu"),
+            ("my-target.json", "my-target.json"),
+        ];
+        for (target, triple) in cases {
+            assert_eq!(plain_triple(target), triple);
+        }
     }
 }

@@ -168,3 +168,63 @@ fn program(name: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(name))
         .find(|file| file.is_file())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cross_compiler_is_wanted_for_another_architecture_alone() {
+        let (x86, arm) = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu");
+        let cases = [
+            (arm, x86, Some("aarch64-linux-gnu-gcc")),
+            (x86, arm, Some("x86_64-linux-gnu-gcc")),
+            (x86, x86, None),
+            // musl links by itself.
+            ("aarch64-unknown-linux-musl", x86, None),
+        ];
+        for (triple, host, gcc) in cases {
+            assert_eq!(
+                cross_gcc(triple, host).as_deref(),
+                gcc,
+                "{triple} on {host}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_linker_of_the_users_own_is_seen() {
+        let triple = "aarch64-unknown-linux-gnu";
+        let cases = [
+            (
+                "[target.aarch64-unknown-linux-gnu]\nlinker = \"clang\"",
+                true,
+            ),
+            (
+                "[target.aarch64-unknown-linux-gnu]\nrustflags = [\"-Clinker=clang\"]",
+                true,
+            ),
+            (
+                "[target.'cfg(target_arch = \"aarch64\")']\nrustflags = \"-C linker=clang\"",
+                true,
+            ),
+            (
+                "[target.aarch64-unknown-linux-gnu]\nrunner = \"qemu-aarch64\"",
+                false,
+            ),
+            (
+                "[target.x86_64-unknown-linux-gnu]\nlinker = \"clang\"",
+                false,
+            ),
+            ("[build]\njobs = 1", false),
+        ];
+        for (config, seen) in cases {
+            assert_eq!(
+                names_linker(&config.parse().unwrap(), triple),
+                seen,
+                "{config}"
+            );
+        }
+    }
+}

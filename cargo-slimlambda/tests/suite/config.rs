@@ -139,7 +139,8 @@ timeout = 5
 "#
         )
     };
-    let cases: &[(&str, &[&str], (u32, u32, Level))] = &[
+    type Case<'a> = (&'a str, &'a [&'a str], (u32, u32, Level));
+    let cases: &[Case<'_>] = &[
         ("", &["--bin", "f"], (1001, 4, Level::Fast)),
         ("", &["--bin", "g"], (1002, 5, Level::Fast)),
         ("timeout = 9", &["--bin", "g"], (1002, 9, Level::Fast)),
