@@ -62,6 +62,18 @@ pub enum Level {
     Number(i32),
 }
 
+impl Level {
+    /// zstd's number for it.
+    pub fn zstd(self) -> i32 {
+        match self {
+            Level::Fast => 6,
+            Level::Balanced => 19,
+            Level::Best => 22,
+            Level::Number(number) => number,
+        }
+    }
+}
+
 impl FromStr for Level {
     type Err = String;
 

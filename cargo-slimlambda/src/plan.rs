@@ -74,12 +74,17 @@ pub struct Plan {
 /// /tmp that is left to the function itself when the default size is kept, bytes.
 const TMP_HEADROOM: u64 = 64 * MIB;
 
+/// Nothing fits: the figures, and what can be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DoesNotFit(pub String);
+
 /// Decides.
 ///
 /// # Errors
 ///
-/// Nothing fits; the text holds the figures and what can be done.
-pub fn plan(candidates: &[Candidate], budget: Budget) -> Result<Plan, String> {
+/// [`DoesNotFit`].
+pub fn plan(candidates: &[Candidate], budget: Budget) -> Result<Plan, DoesNotFit> {
     let mut places: Vec<(Place, Why)> = candidates.iter().map(first_place).collect();
     let needs_launcher = |places: &[(Place, Why)]| {
         let sideloaded = places.iter().any(|(place, _)| *place != Place::Package);
@@ -107,7 +112,7 @@ pub fn plan(candidates: &[Candidate], budget: Budget) -> Result<Plan, String> {
 
     let total = unzipped(&places);
     if total >= UNZIPPED.value {
-        return Err(too_large(candidates, &places, total));
+        return Err(DoesNotFit(too_large(candidates, &places, total)));
     }
     let tmp: u64 = candidates
         .iter()
@@ -132,20 +137,20 @@ fn sideload(candidate: &Candidate) -> Place {
     if candidate.lazy { Place::ArchiveLazy } else { Place::Archive }
 }
 
-fn ephemeral_storage(tmp: u64, set: Option<u32>) -> Result<u32, String> {
+fn ephemeral_storage(tmp: u64, set: Option<u32>) -> Result<u32, DoesNotFit> {
     let needed = tmp.div_ceil(MIB);
     if tmp > TMP_MAX.value {
-        return Err(format!(
+        return Err(DoesNotFit(format!(
             "the unpacked files need {needed} MB of /tmp, and Lambda has {} MB at most\nhelp: leave files out, or fetch them when they are used",
             TMP_MAX.value / MIB
-        ));
+        )));
     }
     if let Some(set) = set {
         return match u64::from(set) >= needed {
             true => Ok(set),
-            false => Err(format!(
+            false => Err(DoesNotFit(format!(
                 "the unpacked files need {needed} MB of /tmp, and `ephemeral-storage` is {set}\nhelp: set it to {needed} or more"
-            )),
+            ))),
         };
     }
     // Past the default it is paid for, so no more than needed with some room for the function.
@@ -239,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_file_that_does_not_compress_is_never_moved() {
-        let error = plan(&[file("noise", 300 * MIB, 300 * MIB, Placement::Auto)], BUDGET).expect_err("too large");
+        let error = plan(&[file("noise", 300 * MIB, 300 * MIB, Placement::Auto)], BUDGET).expect_err("too large").0;
         assert!(error.contains("314572800 bytes uncompressed: `noise`"), "{error}");
         assert!(error.contains("52428801 bytes over"), "{error}");
     }
@@ -254,7 +259,7 @@ mod tests {
     fn tmp_grows_past_the_default_and_a_setting_below_the_need_is_refused() {
         let files = [file("a", 600 * MIB, 100 * MIB, Placement::Auto)];
         assert_eq!(plan(&files, BUDGET).expect("fits").ephemeral_storage, 664);
-        let error = plan(&files, Budget { ephemeral_storage: Some(512), ..BUDGET }).expect_err("too small");
+        let error = plan(&files, Budget { ephemeral_storage: Some(512), ..BUDGET }).expect_err("too small").0;
         assert!(error.contains("need 600 MB of /tmp, and `ephemeral-storage` is 512"), "{error}");
     }
 }
