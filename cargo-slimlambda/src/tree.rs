@@ -1,0 +1,131 @@
+//! What a package is made of: one [`Item`] for each file, wherever it will be placed.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::config::Placement;
+use crate::elf::image::ImageError;
+
+/// Directory of the package that holds native libraries.
+pub const LIBRARY_DIRECTORY: &str = "lib";
+/// Directory of the package that holds the real binary where a launcher is the `bootstrap`.
+pub const PROGRAM_DIRECTORY: &str = "bin";
+
+/// A file's bytes: read, or mapped from an input that is not written to.
+#[derive(Debug)]
+pub enum Bytes {
+    /// In memory.
+    Owned(Vec<u8>),
+    /// In the page cache.
+    Mapped(memmap2::Mmap),
+}
+
+impl Bytes {
+    /// Maps a file.
+    pub fn map(path: &Path) -> anyhow::Result<Bytes> {
+        let failed = || format!("failed to read `{}`", path.display());
+        let file = std::fs::File::open(path).with_context(failed)?;
+        if file.metadata().with_context(failed)?.len() == 0 {
+            return Ok(Bytes::Owned(Vec::new())); // nothing to map
+        }
+        // SAFETY: the mapping is private and read-only. Whoever truncates a build's inputs while it reads
+        // them ends it with SIGBUS, as with any linker that maps its inputs; no output is written by then.
+        #[allow(unsafe_code)] // the one mapping of the build side
+        let map = unsafe { memmap2::Mmap::map(&file) };
+        Ok(Bytes::Mapped(map.with_context(failed)?))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Mapped(map) => map,
+        }
+    }
+}
+
+/// What an item is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The function's own executable.
+    Binary,
+    /// A native library.
+    Library,
+    /// A file that the configuration asked for.
+    Asset,
+}
+
+/// What stripping did to an item.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strip {
+    /// Sections are gone, and what is loaded is proven equal.
+    Stripped,
+    /// There was nothing left to remove.
+    AlreadyStripped,
+    /// Not tried: not an ELF file, or the configuration says so.
+    Not,
+    /// The original is shipped, for this reason.
+    Refused(String),
+}
+
+/// One file or symlink of the package.
+#[derive(Debug)]
+pub struct Item {
+    /// Path in the package, `/`-separated. The binary's is `bin/<name>`.
+    pub dest: String,
+    /// What it is for.
+    pub role: Role,
+    /// Permission bits.
+    pub mode: u32,
+    /// Its content.
+    pub content: Content,
+    /// Bytes before stripping.
+    pub original_size: u64,
+    /// What stripping did.
+    pub strip: Strip,
+    /// Where it may go.
+    pub placement: Placement,
+    /// Unpacked on first use.
+    pub lazy: bool,
+    /// Where it comes from.
+    pub source: PathBuf,
+}
+
+/// What is at an item's path.
+#[derive(Debug)]
+pub enum Content {
+    /// A regular file.
+    File(Bytes),
+    /// A symlink, with its target.
+    Symlink(String),
+}
+
+impl Item {
+    /// The file's bytes; none for a symlink.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.content {
+            Content::File(bytes) => bytes,
+            Content::Symlink(_) => &[],
+        }
+    }
+
+    /// Bytes that it counts against Lambda's limits.
+    pub fn size(&self) -> u64 {
+        match &self.content {
+            Content::File(bytes) => bytes.len() as u64,
+            Content::Symlink(target) => target.len() as u64,
+        }
+    }
+}
+
+/// Says what a file is that should have been an ELF file.
+pub fn not_elf(path: &Path, error: &ImageError) -> String {
+    format!("`{}` cannot be used: {error}", path.display())
+}

@@ -1,0 +1,8 @@
+//! Everything that is tried from the outside, in one binary: one file per command or promise.
+#![allow(clippy::unwrap_used)]
+
+mod assets;
+mod cargo;
+mod cli;
+mod config;
+mod project;

@@ -1,0 +1,319 @@
+//! # The slimlambda archive, version 1
+//!
+//! ## Overview
+//!
+//! One file that holds a tree of files, compressed in independent pieces so that any number of
+//! threads can unpack it, and authenticated as a whole by 32 bytes.
+//!
+//! ```text
+//! ┌──────────┬───────────────────┬─────────┬─────────┬───┐
+//! │ header   │ index             │ frame 0 │ frame 1 │ … │
+//! │ 128 B    │ one zstd frame    │         │         │   │
+//! └──────────┴───────────────────┴─────────┴─────────┴───┘
+//! ```
+//!
+//! The distinct files' contents, the *blobs*, are laid end to end to one long *content*. The content
+//! is cut into *frames*, each compressed by itself. An *entry* is a path; a file's entry names its blob,
+//! and files of equal content name the same one. No offset is stored anywhere: every position is the
+//! sum of the sizes before it, so nothing can overlap, leave a gap or point outside.
+//!
+//! ## Byte order
+//!
+//! Little-endian throughout; sizes are in bytes.
+//!
+//! ## Header, 128 bytes
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic, `slimlmbd` |
+//! | 8 | 2 | version, 1: the least version of reader that understands the archive |
+//! | 10 | 1 | `block_log2`: no frame unpacks to more than 2^`block_log2` bytes (16 to 27) |
+//! | 11 | 5 | zero |
+//! | 16 | 8 | packed size of the index |
+//! | 24 | 8 | unpacked size of the index |
+//! | 32 | 8 | size of all frames, packed |
+//! | 40 | 8 | size of the content: all frames, unpacked |
+//! | 48 | 4 | number of entries |
+//! | 52 | 4 | number of blobs |
+//! | 56 | 4 | number of frames |
+//! | 60 | 4 | size of the launch text |
+//! | 64 | 32 | digest of the packed index |
+//! | 96 | 32 | zero |
+//!
+//! ## Index
+//!
+//! Packed as one zstd frame; unpacked it is, in this order:
+//!
+//! 1. Entries, [`ENTRY_SIZE`] bytes each: kind `u8` (0 directory, 1 file, 2 symlink), flags `u8` (bit 0: lazy),
+//!    permission bits `u16` (at most 0o777), path length `u16`, zero `u16`, value `u32` (file: number of its blob;
+//!    symlink: length of its target; directory: 0).
+//! 2. Blobs, [`BLOB_SIZE`] bytes each: size `u64`, digest of the content `[u8; 32]`.
+//! 3. Frames, [`FRAME_SIZE`] bytes each: packed size `u32`, unpacked size `u32`, codec `u8` (0 stored, 1 zstd), zero
+//!    `[u8; 3]`, digest of the unpacked bytes `[u8; 32]`.
+//! 4. The launch text: lines `key=base:path` that tell the launcher what to start (see [`crate::launch`]).
+//! 5. Strings: of each entry in turn its path, then (symlinks) its target. Nothing follows.
+//!
+//! Entries are sorted by path, bytewise and strictly, so no path comes twice. Every directory has an entry,
+//! before whatever it holds; hence no path leads through a file or a symlink. A path is relative, `/`-separated, its
+//! components of 1 to 255 bytes, none `.` or `..`, no NUL, and at most 4,000 bytes long. A symlink's target is any number of
+//! `..` (not more than leave the root) and then ordinary components: such a target cannot leave the root, whatever
+//! other symlinks it meets.
+//!
+//! ## Frames
+//!
+//! A zstd frame (RFC 8878) stands alone: no skippable or concatenated frame, no dictionary, its window at most
+//! the block size (or its content, where smaller), its content size declared and equal to the record's.
+//!
+//! ## Digests
+//!
+//! BLAKE3, 256 bits. The *archive digest* is the digest of the header; the header holds the index's, the index the
+//! frames' and blobs', so 32 bytes pin everything and a reader checks them before it reads what they cover. Unpacking checks
+//! the frame digests, while the bytes are in cache; the blob digest says what a file should be, to `verify` and
+//! to people (`b3sum` prints the same).
+//!
+//! ## Versioning and limits
+//!
+//! An archive travels with the launcher it was made for, so versions need no compatibility: a reader refuses every
+//! version but its own. Limits: 2^22 entries, blobs and frames each, an index of 1 GiB, block size 64 KiB to 128 MiB.
+//!
+//! ## Why so
+//!
+//! The index comes first, so that one ranged read of a remote archive gets it. Sizes instead of offsets make most malformed
+//! archives impossible to express. Frames that cut the content, rather than files, give small files company to be compressed
+//! with and large files many threads.
+
+/// First bytes of every archive.
+pub const MAGIC: [u8; 8] = *b"slimlmbd";
+/// The version that this code reads and writes.
+pub const VERSION: u16 = 1;
+/// Bytes of the header.
+pub const HEADER_SIZE: usize = 128;
+/// Bytes of an entry's record.
+pub const ENTRY_SIZE: usize = 12;
+/// Bytes of a blob's record.
+pub const BLOB_SIZE: usize = 40;
+/// Bytes of a frame's record.
+pub const FRAME_SIZE: usize = 44;
+/// Most entries, blobs or frames.
+pub const MAX_COUNT: u32 = 1 << 22;
+/// Most bytes of an unpacked index.
+pub const MAX_INDEX_SIZE: u64 = 1 << 30;
+/// Least and most `block_log2`.
+pub const BLOCK_LOG2: core::ops::RangeInclusive<u8> = 16..=27;
+/// Longest path, in bytes (below PATH_MAX with room for the root).
+pub const MAX_PATH: usize = 4_000;
+/// Longest path component, in bytes (NAME_MAX).
+pub const MAX_COMPONENT: usize = 255;
+/// Name of the archive beside the bootstrap.
+pub const FILE_NAME: &str = "slimlambda.archive";
+
+/// A BLAKE3 digest.
+pub type Digest = [u8; 32];
+
+/// The header, decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Binary logarithm of the most bytes a frame unpacks to.
+    pub block_log2: u8,
+    /// Packed size of the index, bytes.
+    pub index_packed: u64,
+    /// Unpacked size of the index, bytes.
+    pub index_unpacked: u64,
+    /// Size of all frames, packed, bytes.
+    pub frames_packed: u64,
+    /// Size of the content, bytes.
+    pub content_size: u64,
+    /// Number of entries.
+    pub entries: u32,
+    /// Number of blobs.
+    pub blobs: u32,
+    /// Number of frames.
+    pub frames: u32,
+    /// Size of the launch text, bytes.
+    pub launch_size: u32,
+    /// Digest of the packed index.
+    pub index_digest: Digest,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file, whose content is the blob of this number.
+    File {
+        /// Number of the blob.
+        blob: u32,
+    },
+    /// A symbolic link, with the length of its target.
+    Symlink {
+        /// Bytes of the target.
+        target: u32,
+    },
+}
+
+/// How a frame is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// As it is.
+    Stored,
+    /// One zstd frame.
+    Zstd,
+}
+
+/// A frame's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// Bytes in the archive.
+    pub packed: u32,
+    /// Bytes unpacked.
+    pub unpacked: u32,
+    /// How it is packed.
+    pub codec: Codec,
+    /// Digest of the unpacked bytes.
+    pub digest: Digest,
+}
+
+/// A blob's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blob {
+    /// Bytes of the content.
+    pub size: u64,
+    /// Digest of the content.
+    pub digest: Digest,
+}
+
+/// Flag of an entry: unpacked on first use, not at start.
+pub const FLAG_LAZY: u8 = 1;
+
+impl Header {
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; HEADER_SIZE] {
+        let mut out = [0; HEADER_SIZE];
+        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &MAGIC);
+        put(8, &VERSION.to_le_bytes());
+        put(10, &[self.block_log2]);
+        put(16, &self.index_packed.to_le_bytes());
+        put(24, &self.index_unpacked.to_le_bytes());
+        put(32, &self.frames_packed.to_le_bytes());
+        put(40, &self.content_size.to_le_bytes());
+        put(48, &self.entries.to_le_bytes());
+        put(52, &self.blobs.to_le_bytes());
+        put(56, &self.frames.to_le_bytes());
+        put(60, &self.launch_size.to_le_bytes());
+        put(64, &self.index_digest);
+        out
+    }
+
+    /// The archive digest: the digest of the header's bytes.
+    pub fn digest(&self) -> Digest {
+        digest(&self.encode())
+    }
+}
+
+/// The digest of some bytes.
+pub fn digest(bytes: &[u8]) -> Digest {
+    *blake3::hash(bytes).as_bytes()
+}
+
+/// Lowercase hexadecimal of a digest.
+pub fn hex(digest: &Digest) -> alloc::string::String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    digest.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| char::from(DIGITS[usize::from(n)])).collect()
+}
+
+/// The digest that 64 hexadecimal digits stand for.
+pub fn parse_hex(text: &[u8]) -> Option<Digest> {
+    let mut out = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        let nibble = |c: u8| char::from(c).to_digit(16);
+        *byte = (nibble(pair[0])? * 16 + nibble(pair[1])?) as u8;
+    }
+    Some(out)
+}
+
+/// An entry's record.
+pub fn encode_entry(kind: Kind, lazy: bool, mode: u16, path_len: u16) -> [u8; ENTRY_SIZE] {
+    let (tag, value) = match kind {
+        Kind::Directory => (0, 0),
+        Kind::File { blob } => (1, blob),
+        Kind::Symlink { target } => (2, target),
+    };
+    let mut out = [0; ENTRY_SIZE];
+    out[0] = tag;
+    out[1] = if lazy { FLAG_LAZY } else { 0 };
+    out[2..4].copy_from_slice(&mode.to_le_bytes());
+    out[4..6].copy_from_slice(&path_len.to_le_bytes());
+    out[8..12].copy_from_slice(&value.to_le_bytes());
+    out
+}
+
+/// A blob's record, encoded.
+pub fn encode_blob(blob: &Blob) -> [u8; BLOB_SIZE] {
+    let mut out = [0; BLOB_SIZE];
+    out[..8].copy_from_slice(&blob.size.to_le_bytes());
+    out[8..].copy_from_slice(&blob.digest);
+    out
+}
+
+/// A frame's record, encoded.
+pub fn encode_frame(frame: &Frame) -> [u8; FRAME_SIZE] {
+    let mut out = [0; FRAME_SIZE];
+    out[..4].copy_from_slice(&frame.packed.to_le_bytes());
+    out[4..8].copy_from_slice(&frame.unpacked.to_le_bytes());
+    out[8] = match frame.codec {
+        Codec::Stored => 0,
+        Codec::Zstd => 1,
+    };
+    out[12..].copy_from_slice(&frame.digest);
+    out
+}
+
+/// Why `path` may not stand in an archive; `None` if it may.
+pub fn path_fault(path: &[u8]) -> Option<&'static str> {
+    if path.is_empty() {
+        return Some("is empty");
+    }
+    if path.len() > MAX_PATH {
+        return Some("is longer than 4,000 bytes");
+    }
+    if path.contains(&0) {
+        return Some("contains NUL");
+    }
+    if path[0] == b'/' {
+        return Some("is absolute");
+    }
+    path.split(|b| *b == b'/').find_map(component_fault)
+}
+
+fn component_fault(component: &[u8]) -> Option<&'static str> {
+    match component {
+        b"" => Some("has an empty component"),
+        b"." => Some("has a component `.`"),
+        b".." => Some("has a component `..`"),
+        c if c.len() > MAX_COMPONENT => Some("has a component of more than 255 bytes"),
+        _ => None,
+    }
+}
+
+/// Why a symlink at `path` may not point to `target`; `None` if it may.
+pub fn target_fault(path: &[u8], target: &[u8]) -> Option<&'static str> {
+    if target.is_empty() || target.len() > MAX_PATH || target.contains(&0) || target[0] == b'/' {
+        return Some("is empty, too long or absolute");
+    }
+    let depth = path.split(|b| *b == b'/').count() - 1;
+    let ups = target.split(|b| *b == b'/').take_while(|c| *c == b"..").count();
+    if ups > depth {
+        return Some("points outside the root");
+    }
+    target.split(|b| *b == b'/').skip(ups).find_map(component_fault)
+}
+
+const _: () = assert!(ENTRY_SIZE == 1 + 1 + 2 + 2 + 2 + 4);
+const _: () = assert!(BLOB_SIZE == 8 + 32);
+const _: () = assert!(FRAME_SIZE == 4 + 4 + 1 + 3 + 32);
+const _: () = assert!(HEADER_SIZE == 64 + 32 + 32);
