@@ -1,1 +1,995 @@
 //! `&[u8]` → [`Image`]: segments, sections, dynamic table, versions, build-id.
+//!
+//! Everything dynamic is read through the program headers, as the loader does: stripped files need
+//! not have sections, and a section table may tell another story. The reader is total: it borrows
+//! from the bytes, never panics, and reserves nothing from a count that the bytes present do not
+//! bear out. Only what Lambda runs is read: 64-bit, little-endian, x86_64 or aarch64; anything else
+//! gets an error that says what it is.
+
+use std::fmt;
+
+use goblin::Hint;
+use object::LittleEndian as LE;
+use object::elf;
+use object::pod::{self, Pod};
+use object::read::elf::{GnuHashTable, HashTable};
+
+pub(super) type FileHeader = elf::FileHeader64<LE>;
+pub(super) type ProgramHeader = elf::ProgramHeader64<LE>;
+pub(super) type SectionHeader = elf::SectionHeader64<LE>;
+
+/// More symbol versions than a 15-bit version index can name (gABI: bit 15 of a versym is "hidden").
+const MOST_VERSIONS: usize = 1 << 15;
+
+/// The two architectures that Lambda has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Machine {
+    /// 64-bit x86.
+    X86_64,
+    /// 64-bit Arm.
+    Aarch64,
+}
+
+impl Machine {
+    /// The name that Rust's target triples use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Machine::X86_64 => "x86_64",
+            Machine::Aarch64 => "aarch64",
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the file header says the file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileType {
+    /// `ET_EXEC`: loaded at fixed addresses.
+    Executable,
+    /// `ET_DYN`: a shared library or a position-independent executable.
+    SharedObject,
+    /// Relocatable objects, core files and the rest, which the loader does not take.
+    Other,
+}
+
+/// One program header. Sizes, offsets and addresses in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// `PT_*`.
+    pub kind: u32,
+    /// `PF_*`.
+    pub flags: u32,
+    /// Where its bytes begin in the file.
+    pub offset: u64,
+    /// Where it is mapped.
+    pub address: u64,
+    /// Bytes in the file; [`Image::parse`] has checked that they are there.
+    pub file_size: u64,
+    /// Bytes in memory.
+    pub memory_size: u64,
+    /// Alignment of address and offset.
+    pub align: u64,
+}
+
+/// One section header. Its bytes need not be there: see [`Image::section_bytes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Section<'a> {
+    /// The name, empty when it cannot be read or is not UTF-8.
+    pub name: &'a str,
+    /// `SHT_*`.
+    pub kind: u32,
+    /// `SHF_*`.
+    pub flags: u64,
+    /// Where it is mapped, 0 if it is not.
+    pub address: u64,
+    /// Where its bytes begin in the file.
+    pub offset: u64,
+    /// Bytes in the file, or in memory for `SHT_NOBITS`.
+    pub size: u64,
+    /// `sh_link`.
+    pub link: u32,
+    /// `sh_info`.
+    pub info: u32,
+    /// Alignment of the address.
+    pub align: u64,
+    /// Bytes of one entry, for tables.
+    pub entry_size: u64,
+}
+
+/// One symbol version that a needed library must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionNeed<'a> {
+    /// The soname of the library, as in `libc.so.6`.
+    pub file: &'a str,
+    /// The version, as in `GLIBC_2.17`.
+    pub version: &'a str,
+    /// `VER_FLG_WEAK`: the loader goes on without it.
+    pub weak: bool,
+    /// What the symbols call it.
+    pub index: u16,
+}
+
+/// One dynamic symbol that other files can see, or that this file wants from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Symbol<'a> {
+    /// The name, without a version.
+    pub name: &'a str,
+    /// The version it is defined with, or needed in.
+    pub version: Option<&'a str>,
+    /// The soname that the version is needed from; for undefined symbols only.
+    pub version_file: Option<&'a str>,
+    /// Somebody else has to provide it.
+    pub undefined: bool,
+    /// `STB_WEAK`: may stay undefined.
+    pub weak: bool,
+    /// The definition that a reference without a version gets (`name@@VERSION`).
+    pub default_version: bool,
+    /// `STT_*`.
+    pub kind: u8,
+}
+
+/// What an ELF file says about itself, borrowed from its bytes.
+#[derive(Debug, Clone)]
+pub struct Image<'a> {
+    /// The whole file.
+    pub bytes: &'a [u8],
+    /// The architecture.
+    pub machine: Machine,
+    /// Executable, shared object, or neither.
+    pub file_type: FileType,
+    /// A position-independent executable, which the file type alone does not tell (`DF_1_PIE`, or a
+    /// shared object with an interpreter and without a soname).
+    pub pie: bool,
+    /// The program headers, in file order.
+    pub segments: Vec<Segment>,
+    /// The section headers, in file order, the null section included; may be empty.
+    pub sections: Vec<Section<'a>>,
+    /// The loader that it asks for.
+    pub interpreter: Option<&'a str>,
+    /// What others call it.
+    pub soname: Option<&'a str>,
+    /// Sonames of what it needs, in order.
+    pub needed: Vec<&'a str>,
+    /// `DT_RPATH`, colon-separated, unexpanded.
+    pub rpath: Option<&'a str>,
+    /// `DT_RUNPATH`, colon-separated, unexpanded.
+    pub runpath: Option<&'a str>,
+    /// Symbol versions that must be provided.
+    pub version_needs: Vec<VersionNeed<'a>>,
+    /// Symbol versions that it provides, without the base version (the file itself).
+    pub version_definitions: Vec<&'a str>,
+    /// Global and weak dynamic symbols.
+    pub symbols: Vec<Symbol<'a>>,
+    /// `NT_GNU_BUILD_ID`.
+    pub build_id: Option<&'a [u8]>,
+}
+
+/// What a file is when it is not ELF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FileKind {
+    /// No bytes at all.
+    #[error("an empty file")]
+    Empty,
+    /// Begins with `#!`.
+    #[error("a script")]
+    Script,
+    /// macOS.
+    #[error("a Mach-O file (macOS)")]
+    MachO,
+    /// Windows.
+    #[error("a PE file (Windows)")]
+    PortableExecutable,
+    /// `.a`, thin ones too.
+    #[error("a static archive (`ar`)")]
+    Archive,
+    /// What LTO leaves in object files.
+    #[error("LLVM bitcode")]
+    Bitcode,
+    /// Zip, and so a Python wheel or a jar.
+    #[error("a zip file")]
+    Zip,
+    /// Gzip.
+    #[error("a gzip file")]
+    Gzip,
+    /// Text in place of a library, which points to the real one.
+    #[error("a linker script (text)")]
+    LinkerScript,
+    /// None of these.
+    #[error("a file of unknown kind")]
+    Unknown,
+}
+
+/// Why a file could not be read as an ELF file that Lambda could load.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// Something else entirely.
+    #[error("not an ELF file but {0}")]
+    NotElf(FileKind),
+    /// `ELFCLASS32`.
+    #[error("a 32-bit ELF file; Lambda runs 64-bit code only")]
+    Class32,
+    /// `ELFDATA2MSB`.
+    #[error("a big-endian ELF file; Lambda's processors are little-endian")]
+    BigEndian,
+    /// Another processor; the number is `e_machine`.
+    #[error("an ELF file for machine {0}; Lambda has x86_64 (62) and aarch64 (183)")]
+    Machine(u16),
+    /// The file ends before something that its headers promise.
+    #[error("truncated: {what} at offset {offset} goes past the end ({length} bytes)")]
+    Truncated {
+        /// What is not all there.
+        what: &'static str,
+        /// Where it begins.
+        offset: u64,
+        /// The file's size.
+        length: u64,
+    },
+    /// Something that contradicts itself or the gABI.
+    #[error("malformed: {what}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl<'a> Image<'a> {
+    /// Reads the headers, the dynamic table and what hangs on it.
+    ///
+    /// # Errors
+    /// When the bytes are not an ELF file for x86_64 or aarch64, end too early, or contradict
+    /// themselves in a place that the loader reads.
+    pub fn parse(bytes: &'a [u8]) -> Result<Image<'a>, ImageError> {
+        check_ident(bytes)?;
+        let header: &FileHeader =
+            at(bytes, 0).ok_or_else(|| truncated(bytes, "the file header", 0))?;
+        let machine = match header.e_machine.get(LE) {
+            elf::EM_X86_64 => Machine::X86_64,
+            elf::EM_AARCH64 => Machine::Aarch64,
+            other => return Err(ImageError::Machine(other.0)),
+        };
+        let file_type = match header.e_type.get(LE) {
+            elf::ET_EXEC => FileType::Executable,
+            elf::ET_DYN => FileType::SharedObject,
+            _ => FileType::Other,
+        };
+        let section_headers = section_headers(bytes, header)?;
+        let segments = segments(bytes, header, section_headers)?;
+        let mut image = Image {
+            bytes,
+            machine,
+            file_type,
+            pie: false,
+            segments,
+            sections: sections(bytes, header, section_headers),
+            interpreter: None,
+            soname: None,
+            needed: Vec::new(),
+            rpath: None,
+            runpath: None,
+            version_needs: Vec::new(),
+            version_definitions: Vec::new(),
+            symbols: Vec::new(),
+            build_id: None,
+        };
+        if let Some(segment) = image.segment(elf::PT_INTERP.0) {
+            let path = image.segment_bytes(segment);
+            let path = text(path, 0).ok_or(malformed("the interpreter is not a path"))?;
+            image.interpreter = Some(path);
+        }
+        image.build_id = image
+            .segments
+            .iter()
+            .filter(|segment| segment.kind == elf::PT_NOTE.0)
+            .find_map(|segment| build_id(image.segment_bytes(segment), segment.align));
+        read_dynamic(&mut image)?;
+        Ok(image)
+    }
+
+    /// An executable that starts without the dynamic loader. A shared library is never static.
+    pub fn is_static(&self) -> bool {
+        let executable = self.file_type == FileType::Executable || self.pie;
+        executable && self.interpreter.is_none()
+    }
+
+    /// The first segment of a kind (`PT_*`).
+    pub fn segment(&self, kind: u32) -> Option<&Segment> {
+        self.segments.iter().find(|segment| segment.kind == kind)
+    }
+
+    /// The first section of a name.
+    pub fn section(&self, name: &str) -> Option<&Section<'a>> {
+        self.sections.iter().find(|section| section.name == name)
+    }
+
+    /// The bytes that a segment has in the file.
+    pub fn segment_bytes(&self, segment: &Segment) -> &'a [u8] {
+        slice(self.bytes, segment.offset, segment.file_size).unwrap_or_default()
+    }
+
+    /// The bytes that a section has in the file: `None` when it has none (`SHT_NOBITS`) or when its
+    /// header points outside the file, which the loader does not mind.
+    pub fn section_bytes(&self, section: &Section<'_>) -> Option<&'a [u8]> {
+        if section.kind == elf::SHT_NOBITS.0 {
+            return None;
+        }
+        slice(self.bytes, section.offset, section.size)
+    }
+
+    /// The file's bytes from an address to the end of the `PT_LOAD` segment around it.
+    pub fn bytes_at(&self, address: u64) -> Option<&'a [u8]> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == elf::PT_LOAD.0)
+            .find_map(|segment| {
+                let into = address.checked_sub(segment.address)?;
+                if into >= segment.file_size {
+                    return None;
+                }
+                self.segment_bytes(segment)
+                    .get(usize::try_from(into).ok()?..)
+            })
+    }
+}
+
+fn malformed(what: &'static str) -> ImageError {
+    ImageError::Malformed { what }
+}
+
+fn truncated(bytes: &[u8], what: &'static str, offset: u64) -> ImageError {
+    let length = bytes.len() as u64;
+    ImageError::Truncated {
+        what,
+        offset,
+        length,
+    }
+}
+
+/// `size` bytes at `offset`, if they are there.
+pub(super) fn slice(bytes: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
+    let end = usize::try_from(offset.checked_add(size)?).ok()?;
+    bytes.get(usize::try_from(offset).ok()?..end)
+}
+
+/// One structure at `offset`.
+pub(super) fn at<T: Pod>(bytes: &[u8], offset: u64) -> Option<&T> {
+    let tail = bytes.get(usize::try_from(offset).ok()?..)?;
+    Some(pod::from_bytes(tail).ok()?.0)
+}
+
+/// `count` structures at `offset`; borrowed, so a false count costs nothing.
+fn array<T: Pod>(bytes: &[u8], offset: u64, count: u64) -> Option<&[T]> {
+    let tail = bytes.get(usize::try_from(offset).ok()?..)?;
+    Some(
+        pod::slice_from_bytes(tail, usize::try_from(count).ok()?)
+            .ok()?
+            .0,
+    )
+}
+
+/// The NUL-terminated UTF-8 string at `offset` of a string table.
+fn text(strings: &[u8], offset: u64) -> Option<&str> {
+    let tail = strings.get(usize::try_from(offset).ok()?..)?;
+    let length = tail.iter().position(|&byte| byte == 0)?;
+    std::str::from_utf8(&tail[..length]).ok()
+}
+
+fn check_ident(bytes: &[u8]) -> Result<(), ImageError> {
+    if !bytes.starts_with(&elf::ELFMAG) {
+        return Err(ImageError::NotElf(file_kind(bytes)));
+    }
+    let (Some(&class), Some(&data)) = (bytes.get(4), bytes.get(5)) else {
+        return Err(truncated(bytes, "the file header", 0));
+    };
+    match elf::FileClass(class) {
+        elf::ELFCLASS64 => {}
+        elf::ELFCLASS32 => return Err(ImageError::Class32),
+        _ => return Err(malformed("neither 32-bit nor 64-bit")),
+    }
+    match elf::DataEncoding(data) {
+        elf::ELFDATA2LSB => Ok(()),
+        elf::ELFDATA2MSB => Err(ImageError::BigEndian),
+        _ => Err(malformed("neither little-endian nor big-endian")),
+    }
+}
+
+/// Names what is not ELF, by its first bytes.
+fn file_kind(bytes: &[u8]) -> FileKind {
+    const MAGICS: &[(&[u8], FileKind)] = &[
+        (b"#!", FileKind::Script),
+        (b"!<thin>\n", FileKind::Archive),
+        (b"BC\xc0\xde", FileKind::Bitcode),
+        (b"\xde\xc0\x17\x0b", FileKind::Bitcode),
+        (b"PK\x03\x04", FileKind::Zip),
+        (b"PK\x05\x06", FileKind::Zip),
+        (b"\x1f\x8b", FileKind::Gzip),
+    ];
+    if bytes.is_empty() {
+        return FileKind::Empty;
+    }
+    if let Some((_, kind)) = MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        return *kind;
+    }
+    let mut head = [0; 16];
+    let length = bytes.len().min(head.len());
+    head[..length].copy_from_slice(&bytes[..length]);
+    match goblin::peek_bytes(&head) {
+        Ok(Hint::Mach(_) | Hint::MachFat(_)) => return FileKind::MachO,
+        Ok(Hint::PE) => return FileKind::PortableExecutable,
+        Ok(Hint::Archive) => return FileKind::Archive,
+        _ => {}
+    }
+    // The scripts that stand for libraries are short, and have their command near the start.
+    let start = &bytes[..bytes.len().min(4096)];
+    let has = |word: &[u8]| start.windows(word.len()).any(|window| window == word);
+    let plain = !start.contains(&0);
+    if plain && (has(b"GNU ld script") || has(b"INPUT(") || has(b"INPUT (") || has(b"GROUP (")) {
+        return FileKind::LinkerScript;
+    }
+    FileKind::Unknown
+}
+
+/// The section header table; empty when there is none.
+fn section_headers<'a>(
+    bytes: &'a [u8],
+    header: &FileHeader,
+) -> Result<&'a [SectionHeader], ImageError> {
+    let offset = header.e_shoff.get(LE);
+    if offset == 0 {
+        return Ok(&[]);
+    }
+    let past_end = || truncated(bytes, "the section header table", offset);
+    let mut count = u64::from(header.e_shnum.get(LE));
+    if count == 0 {
+        // gABI: a count that does not fit is in the size of section 0.
+        let first: &SectionHeader = at(bytes, offset).ok_or_else(past_end)?;
+        count = first.sh_size.get(LE);
+    }
+    if count > 0 && usize::from(header.e_shentsize.get(LE)) != size_of::<SectionHeader>() {
+        return Err(malformed("section headers of an unknown size"));
+    }
+    array(bytes, offset, count).ok_or_else(past_end)
+}
+
+fn segments(
+    bytes: &[u8],
+    header: &FileHeader,
+    section_headers: &[SectionHeader],
+) -> Result<Vec<Segment>, ImageError> {
+    let offset = header.e_phoff.get(LE);
+    let mut count = u64::from(header.e_phnum.get(LE));
+    if count == u64::from(elf::PN_XNUM) {
+        // gABI: a count that does not fit is in the info of section 0.
+        let first = section_headers.first();
+        count = u64::from(
+            first
+                .ok_or(malformed("no section 0 to hold the segment count"))?
+                .sh_info
+                .get(LE),
+        );
+    }
+    if offset == 0 || count == 0 {
+        return Ok(Vec::new());
+    }
+    if usize::from(header.e_phentsize.get(LE)) != size_of::<ProgramHeader>() {
+        return Err(malformed("program headers of an unknown size"));
+    }
+    let headers: &[ProgramHeader] = array(bytes, offset, count)
+        .ok_or_else(|| truncated(bytes, "the program header table", offset))?;
+    headers
+        .iter()
+        .map(|header| {
+            let segment = Segment {
+                kind: header.p_type.get(LE).0,
+                flags: header.p_flags.get(LE).0,
+                offset: header.p_offset.get(LE),
+                address: header.p_vaddr.get(LE),
+                file_size: header.p_filesz.get(LE),
+                memory_size: header.p_memsz.get(LE),
+                align: header.p_align.get(LE),
+            };
+            match slice(bytes, segment.offset, segment.file_size) {
+                Some(_) => Ok(segment),
+                None => Err(truncated(bytes, "a segment", segment.offset)),
+            }
+        })
+        .collect()
+}
+
+fn sections<'a>(
+    bytes: &'a [u8],
+    header: &FileHeader,
+    section_headers: &'a [SectionHeader],
+) -> Vec<Section<'a>> {
+    let names = match header.e_shstrndx.get(LE) {
+        elf::SHN_XINDEX => section_headers
+            .first()
+            .map_or(0, |first| first.sh_link.get(LE)),
+        index => u32::from(index.0),
+    };
+    let names = section_headers
+        .get(names as usize)
+        .filter(|names| names.sh_type.get(LE) == elf::SHT_STRTAB)
+        .and_then(|names| slice(bytes, names.sh_offset.get(LE), names.sh_size.get(LE)))
+        .unwrap_or_default();
+    section_headers
+        .iter()
+        .map(|section| Section {
+            name: text(names, u64::from(section.sh_name.get(LE))).unwrap_or_default(),
+            kind: section.sh_type.get(LE).0,
+            flags: section.sh_flags.get(LE).0,
+            address: section.sh_addr.get(LE),
+            offset: section.sh_offset.get(LE),
+            size: section.sh_size.get(LE),
+            link: section.sh_link.get(LE),
+            info: section.sh_info.get(LE),
+            align: section.sh_addralign.get(LE),
+            entry_size: section.sh_entsize.get(LE),
+        })
+        .collect()
+}
+
+/// `NT_GNU_BUILD_ID` in the notes of one segment, which are padded to 4 or 8 bytes.
+fn build_id(mut notes: &[u8], align: u64) -> Option<&[u8]> {
+    let align = if align == 8 { 8 } else { 4 };
+    loop {
+        let (header, rest) = pod::from_bytes::<elf::NoteHeader64<LE>>(notes).ok()?;
+        let name_size = header.n_namesz.get(LE) as usize;
+        let size = header.n_descsz.get(LE) as usize;
+        let name = rest.get(..name_size)?;
+        let header_size = size_of::<elf::NoteHeader64<LE>>();
+        let start = (header_size + name_size).next_multiple_of(align);
+        let description = notes.get(start..start + size)?;
+        if name == b"GNU\0" && header.n_type.get(LE) == elf::NT_GNU_BUILD_ID {
+            return Some(description);
+        }
+        notes = notes.get((start + size).next_multiple_of(align)..)?;
+    }
+}
+
+/// The entries of the dynamic table that are read here. Addresses are as in the file.
+#[derive(Default)]
+struct Dynamic {
+    strings: u64,
+    strings_size: u64,
+    symbols: Option<u64>,
+    hash: Option<u64>,
+    gnu_hash: Option<u64>,
+    versions: Option<u64>,
+    version_needs: Option<u64>,
+    version_definitions: Option<u64>,
+    relocations: Option<u64>,
+    relocations_size: u64,
+    plt_relocations: Option<u64>,
+    plt_relocations_size: u64,
+}
+
+/// Fills in all that the dynamic table leads to.
+fn read_dynamic(image: &mut Image<'_>) -> Result<(), ImageError> {
+    let Some(segment) = image.segment(elf::PT_DYNAMIC.0) else {
+        return Ok(());
+    };
+    let bytes = image.segment_bytes(segment);
+    let count = bytes.len() / size_of::<elf::Dyn64<LE>>();
+    let entries: &[elf::Dyn64<LE>] = array(bytes, 0, count as u64).unwrap_or_default();
+    let mut dynamic = Dynamic::default();
+    let (mut needed, mut soname, mut rpath, mut runpath) = (Vec::new(), None, None, None);
+    for entry in entries {
+        let value = entry.d_val.get(LE);
+        match entry.d_tag.get(LE) {
+            elf::DT_NULL => break,
+            elf::DT_NEEDED => needed.push(value),
+            elf::DT_SONAME => soname = Some(value),
+            elf::DT_RPATH => rpath = Some(value),
+            elf::DT_RUNPATH => runpath = Some(value),
+            elf::DT_STRTAB => dynamic.strings = value,
+            elf::DT_STRSZ => dynamic.strings_size = value,
+            elf::DT_SYMTAB => dynamic.symbols = Some(value),
+            elf::DT_HASH => dynamic.hash = Some(value),
+            elf::DT_GNU_HASH => dynamic.gnu_hash = Some(value),
+            elf::DT_VERSYM => dynamic.versions = Some(value),
+            elf::DT_VERNEED => dynamic.version_needs = Some(value),
+            elf::DT_VERDEF => dynamic.version_definitions = Some(value),
+            elf::DT_RELA => dynamic.relocations = Some(value),
+            elf::DT_RELASZ => dynamic.relocations_size = value,
+            elf::DT_JMPREL => dynamic.plt_relocations = Some(value),
+            elf::DT_PLTRELSZ => dynamic.plt_relocations_size = value,
+            elf::DT_FLAGS_1 => image.pie |= value & elf::DF_1_PIE.0 != 0,
+            _ => {}
+        }
+    }
+    let strings = image
+        .bytes_at(dynamic.strings)
+        .and_then(|bytes| slice(bytes, 0, dynamic.strings_size))
+        .unwrap_or_default();
+    let string = |offset| {
+        text(strings, offset).ok_or(malformed(
+            "the dynamic table names a string that is not there",
+        ))
+    };
+    image.needed = needed.into_iter().map(string).collect::<Result<_, _>>()?;
+    image.soname = soname.map(string).transpose()?;
+    image.rpath = rpath.map(string).transpose()?;
+    image.runpath = runpath.map(string).transpose()?;
+    image.pie |= image.file_type == FileType::SharedObject
+        && image.interpreter.is_some()
+        && image.soname.is_none();
+    if let Some(address) = dynamic.version_needs {
+        image.version_needs = version_needs(loaded(image, address)?, strings)?;
+    }
+    let mut definitions = Vec::new();
+    if let Some(address) = dynamic.version_definitions {
+        definitions = version_definitions(loaded(image, address)?, strings)?;
+        let named = definitions.iter().filter(|definition| !definition.base);
+        image.version_definitions = named.map(|definition| definition.version).collect();
+    }
+    if let Some(address) = dynamic.symbols {
+        let count = symbol_count(image, &dynamic)?;
+        let table = if count == 0 {
+            &[]
+        } else {
+            array(loaded(image, address)?, 0, count)
+                .ok_or(malformed("the dynamic symbol table goes past its segment"))?
+        };
+        let versions = match dynamic.versions {
+            Some(address) if count > 0 => array(loaded(image, address)?, 0, count)
+                .ok_or(malformed("the symbols' versions go past their segment"))?,
+            _ => &[],
+        };
+        image.symbols = symbols(table, versions, strings, &image.version_needs, &definitions)?;
+    }
+    Ok(())
+}
+
+fn loaded<'a>(image: &Image<'a>, address: u64) -> Result<&'a [u8], ImageError> {
+    image.bytes_at(address).ok_or(malformed(
+        "the dynamic table holds an address outside every segment",
+    ))
+}
+
+/// How many dynamic symbols there are, which no header says: the hash table's length; or, when it
+/// is empty (GNU ld writes that for executables that export nothing), one more than the highest
+/// that a relocation names, since the loader looks up no others.
+fn symbol_count(image: &Image<'_>, dynamic: &Dynamic) -> Result<u64, ImageError> {
+    let bad = |_| malformed("the symbol hash table goes past its segment");
+    if let Some(address) = dynamic.hash {
+        let table = HashTable::<FileHeader>::parse(LE, loaded(image, address)?).map_err(bad)?;
+        return Ok(u64::from(table.symbol_table_length()));
+    }
+    if let Some(address) = dynamic.gnu_hash {
+        let table = GnuHashTable::<FileHeader>::parse(LE, loaded(image, address)?).map_err(bad)?;
+        if let Some(count) = table.symbol_table_length(LE) {
+            return Ok(u64::from(count));
+        }
+    }
+    let mut count = 0;
+    for (address, size) in [
+        (dynamic.relocations, dynamic.relocations_size),
+        (dynamic.plt_relocations, dynamic.plt_relocations_size),
+    ] {
+        let Some(address) = address.filter(|_| size > 0) else {
+            continue;
+        };
+        let entries = size / size_of::<elf::Rela64<LE>>() as u64;
+        let table: &[elf::Rela64<LE>] = array(loaded(image, address)?, 0, entries)
+            .ok_or(malformed("a relocation table goes past its segment"))?;
+        let symbols = table.iter().map(|entry| u64::from(entry.r_sym(LE, false)));
+        count = symbols.map(|symbol| symbol + 1).fold(count, u64::max);
+    }
+    Ok(count)
+}
+
+fn version_needs<'a>(
+    bytes: &'a [u8],
+    strings: &'a [u8],
+) -> Result<Vec<VersionNeed<'a>>, ImageError> {
+    let bad = malformed("the version needs lead outside their segment");
+    let mut needs = Vec::new();
+    let mut offset = 0;
+    loop {
+        let need: &elf::Verneed<LE> = at(bytes, offset).ok_or(bad.clone())?;
+        let file = text(strings, u64::from(need.vn_file.get(LE))).ok_or(bad.clone())?;
+        let mut aux_offset = offset + u64::from(need.vn_aux.get(LE));
+        for _ in 0..need.vn_cnt.get(LE) {
+            let aux: &elf::Vernaux<LE> = at(bytes, aux_offset).ok_or(bad.clone())?;
+            let version = text(strings, u64::from(aux.vna_name.get(LE))).ok_or(bad.clone())?;
+            needs.push(VersionNeed {
+                file,
+                version,
+                weak: aux.vna_flags.get(LE).0 & elf::VER_FLG_WEAK.0 != 0,
+                index: aux.vna_other.get(LE).0 & elf::VERSYM_VERSION,
+            });
+            aux_offset += u64::from(aux.vna_next.get(LE));
+        }
+        if needs.len() > MOST_VERSIONS {
+            return Err(malformed("more version needs than indexes for them"));
+        }
+        match need.vn_next.get(LE) {
+            0 => return Ok(needs),
+            next => offset += u64::from(next),
+        }
+    }
+}
+
+struct VersionDefinition<'a> {
+    version: &'a str,
+    index: u16,
+    base: bool,
+}
+
+fn version_definitions<'a>(
+    bytes: &'a [u8],
+    strings: &'a [u8],
+) -> Result<Vec<VersionDefinition<'a>>, ImageError> {
+    let bad = malformed("the version definitions lead outside their segment");
+    let mut definitions = Vec::new();
+    let mut offset = 0;
+    loop {
+        let definition: &elf::Verdef<LE> = at(bytes, offset).ok_or(bad.clone())?;
+        // The first auxiliary entry is the version's name, the others are its parents.
+        let aux = offset + u64::from(definition.vd_aux.get(LE));
+        let aux: &elf::Verdaux<LE> = at(bytes, aux).ok_or(bad.clone())?;
+        definitions.push(VersionDefinition {
+            version: text(strings, u64::from(aux.vda_name.get(LE))).ok_or(bad.clone())?,
+            index: definition.vd_ndx.get(LE).0 & elf::VERSYM_VERSION,
+            base: definition.vd_flags.get(LE).0 & elf::VER_FLG_BASE.0 != 0,
+        });
+        if definitions.len() > MOST_VERSIONS {
+            return Err(malformed("more version definitions than indexes for them"));
+        }
+        match definition.vd_next.get(LE) {
+            0 => return Ok(definitions),
+            next => offset += u64::from(next),
+        }
+    }
+}
+
+fn symbols<'a>(
+    table: &[elf::Sym64<LE>],
+    versions: &[elf::Versym<LE>],
+    strings: &'a [u8],
+    needs: &[VersionNeed<'a>],
+    definitions: &[VersionDefinition<'a>],
+) -> Result<Vec<Symbol<'a>>, ImageError> {
+    // Indexes are 15 bits, so a table of them is small, and spares a search for each symbol.
+    let mut needed: Vec<Option<(&str, &str)>> = Vec::new();
+    for need in needs {
+        let index = usize::from(need.index);
+        needed.resize(needed.len().max(index + 1), None);
+        needed[index] = Some((need.version, need.file));
+    }
+    let mut defined: Vec<Option<&str>> = Vec::new();
+    for definition in definitions.iter().filter(|definition| !definition.base) {
+        let index = usize::from(definition.index);
+        defined.resize(defined.len().max(index + 1), None);
+        defined[index] = Some(definition.version);
+    }
+    let mut symbols = Vec::new();
+    // Entry 0 is the null symbol.
+    for (position, symbol) in table.iter().enumerate().skip(1) {
+        if symbol.st_bind() == elf::STB_LOCAL {
+            continue;
+        }
+        let name = text(strings, u64::from(symbol.st_name.get(LE)))
+            .ok_or(malformed("a dynamic symbol has no readable name"))?;
+        let undefined = symbol.st_shndx.get(LE) == elf::SHN_UNDEF;
+        let versym = versions
+            .get(position)
+            .map_or(elf::VER_NDX_GLOBAL.0, |versym| versym.0.get(LE).0);
+        let index = usize::from(versym & elf::VERSYM_VERSION);
+        let need = needed.get(index).copied().flatten();
+        let (version, version_file) = if undefined {
+            (need.map(|need| need.0), need.map(|need| need.1))
+        } else {
+            // Copy relocations define a symbol here, with the version of its library.
+            let own = defined.get(index).copied().flatten();
+            (own.or(need.map(|need| need.0)), None)
+        };
+        symbols.push(Symbol {
+            name,
+            version,
+            version_file,
+            undefined,
+            weak: symbol.st_bind() == elf::STB_WEAK,
+            default_version: versym & elf::VERSYM_HIDDEN.0 == 0,
+            kind: symbol.st_type().0,
+        });
+    }
+    Ok(symbols)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::process::Command;
+
+    /// A small file with everything that the reader knows: versions, TLS, rpath, a build-id.
+    fn library(dir: &Path) -> Vec<u8> {
+        std::fs::write(
+            dir.join("small.c"),
+            "#include <math.h>\n#include <stdio.h>\n__thread int counter;\n\
+             int old(double x) { return counter += printf(\"%f\", cos(x)); }\n\
+             int new(double x) { return old(x) + 1; }\n\
+             __asm__(\".symver old,call@FIRST_1\");\n__asm__(\".symver new,call@@SECOND_2\");\n",
+        )
+        .unwrap();
+        std::fs::write(
+            dir.join("small.map"),
+            "FIRST_1 { global: call; };\nSECOND_2 { global: call; counter; local: *; } FIRST_1;\n",
+        )
+        .unwrap();
+        link(
+            dir,
+            &[
+                "-O1",
+                "-shared",
+                "-fPIC",
+                "-nostartfiles",
+                "small.c",
+                "-Wl,--version-script=small.map,-soname,libsmall.so.1,--build-id=0x0123456789abcdef",
+                "-Wl,--enable-new-dtags,-rpath,$ORIGIN/../lib",
+                "-Wl,--push-state,--no-as-needed,-lm,--pop-state",
+            ],
+        )
+    }
+
+    fn link(dir: &Path, arguments: &[&str]) -> Vec<u8> {
+        let status = Command::new("cc")
+            .current_dir(dir)
+            .args(arguments)
+            .args(["-o", "out"])
+            .status()
+            .unwrap();
+        assert!(status.success(), "cc {arguments:?}");
+        std::fs::read(dir.join("out")).unwrap()
+    }
+
+    #[test]
+    fn reads_what_the_linker_was_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = library(dir.path());
+        let image = Image::parse(&bytes).unwrap();
+        assert_eq!(image.machine.as_str(), std::env::consts::ARCH);
+        assert_eq!(image.file_type, FileType::SharedObject);
+        assert!(!image.pie && !image.is_static());
+        assert_eq!(image.soname, Some("libsmall.so.1"));
+        // A third may follow: on x86_64 `__tls_get_addr` is in ld.so.
+        assert_eq!(image.needed[..2], ["libm.so.6", "libc.so.6"]);
+        assert_eq!(
+            (image.rpath, image.runpath),
+            (None, Some("$ORIGIN/../lib")),
+            "new dtags are a runpath"
+        );
+        assert_eq!(
+            image.build_id,
+            Some(&[0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef][..])
+        );
+        assert_eq!(image.version_definitions, ["FIRST_1", "SECOND_2"]);
+        let mut calls: Vec<_> = (image.symbols.iter())
+            .filter(|symbol| symbol.name == "call")
+            .map(|symbol| (symbol.version, symbol.default_version, symbol.undefined))
+            .collect();
+        calls.sort();
+        assert_eq!(
+            calls,
+            [
+                (Some("FIRST_1"), false, false),
+                (Some("SECOND_2"), true, false)
+            ]
+        );
+        let printf = |symbol: &&Symbol<'_>| symbol.name == "printf";
+        let printf = image.symbols.iter().find(printf).unwrap();
+        assert!(printf.undefined && !printf.weak);
+        assert_eq!(printf.version_file, Some("libc.so.6"));
+        let version = printf.version.unwrap();
+        let need = |need: &VersionNeed<'_>| (need.file, need.version) == ("libc.so.6", version);
+        assert!(image.version_needs.iter().any(need));
+        let tls = |symbol: &Symbol<'_>| symbol.name == "counter" && symbol.kind == elf::STT_TLS.0;
+        assert!(image.symbols.iter().any(tls));
+    }
+
+    #[test]
+    fn finds_undefined_symbols_of_executables_that_export_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = "#include <stdio.h>\nint main(void) { return puts(\"hello\") < 0; }\n";
+        std::fs::write(dir.path().join("main.c"), main).unwrap();
+        for (arguments, pie, fixed) in [
+            (["main.c", "-pie", "-fPIE"], true, false),
+            (["main.c", "-no-pie", "-fno-pie"], false, false),
+            (["main.c", "-static", "-no-pie"], false, true),
+            (["main.c", "-static-pie", "-fPIE"], true, true),
+        ] {
+            let bytes = link(dir.path(), &arguments);
+            let image = Image::parse(&bytes).unwrap();
+            assert_eq!(
+                (image.pie, image.is_static()),
+                (pie, fixed),
+                "{arguments:?}"
+            );
+            assert_eq!(image.interpreter.is_none(), fixed, "{arguments:?}");
+            let puts = |symbol: &Symbol<'_>| symbol.name == "puts" && symbol.undefined;
+            assert_eq!(image.symbols.iter().any(puts), !fixed, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn says_what_is_not_elf() {
+        for (bytes, expected) in [
+            (&b""[..], FileKind::Empty),
+            (b"#!/bin/sh\n", FileKind::Script),
+            (
+                b"\xcf\xfa\xed\xfe\x07\0\0\x01\x03\0\0\0\x02\0\0\0",
+                FileKind::MachO,
+            ),
+            (b"MZ\x90\0", FileKind::PortableExecutable),
+            (b"!<arch>\nfoo.o/", FileKind::Archive),
+            (b"!<thin>\n", FileKind::Archive),
+            (b"BC\xc0\xde\x35\x14", FileKind::Bitcode),
+            (b"PK\x03\x04", FileKind::Zip),
+            (b"\x1f\x8b\x08", FileKind::Gzip),
+            (
+                b"/* GNU ld script\n*/\nGROUP ( libc.so.6 )",
+                FileKind::LinkerScript,
+            ),
+            (b"INPUT(-lfoo)\n", FileKind::LinkerScript),
+            (b"hello", FileKind::Unknown),
+            (b"\0", FileKind::Unknown),
+        ] {
+            let error = Image::parse(bytes).unwrap_err();
+            assert_eq!(error, ImageError::NotElf(expected), "{bytes:?}");
+        }
+        let mut bytes = std::fs::read("/proc/self/exe").unwrap();
+        let mut with = |offset: usize, value: u8| {
+            let before = std::mem::replace(&mut bytes[offset], value);
+            let error = Image::parse(&bytes).unwrap_err();
+            bytes[offset] = before;
+            error
+        };
+        assert_eq!(with(4, 1), ImageError::Class32);
+        assert_eq!(with(5, 2), ImageError::BigEndian);
+        assert_eq!(with(18, 243), ImageError::Machine(243));
+    }
+
+    #[test]
+    fn truncated_anywhere_is_an_error_or_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = library(dir.path());
+        for length in 0..bytes.len() {
+            // The section header table comes last, so no shorter file is whole.
+            Image::parse(&bytes[..length]).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn any_byte_of_the_headers_may_lie() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = library(dir.path());
+        let image = Image::parse(&bytes).unwrap();
+        let dynamic = image.segment(elf::PT_DYNAMIC.0).unwrap();
+        let (start, size) = (dynamic.offset as usize, dynamic.file_size as usize);
+        // All up to the code (headers, notes, hash table, symbols, versions), the dynamic table, and
+        // the section headers.
+        let code = |segment: &&Segment| segment.kind == elf::PT_LOAD.0 && segment.flags & 1 != 0;
+        let code = image.segments.iter().find(code).unwrap().offset as usize;
+        let header: &FileHeader = at(&bytes, 0).unwrap();
+        let sections = header.e_shoff.get(LE) as usize;
+        let end = bytes.len();
+        for position in (0..code.min(4096))
+            .chain(start..start + size)
+            .chain(sections..end)
+        {
+            let before = bytes[position];
+            for value in [0, 1, 0x7f, 0x80, 0xff, before ^ 1, before.wrapping_add(8)] {
+                bytes[position] = value;
+                let _ = Image::parse(&bytes);
+            }
+            bytes[position] = before;
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! All integration tests in one binary: one module per command or promise.
+#![allow(clippy::unwrap_used)]
+
+mod abi;
+mod elf_tools;
+mod needed;
