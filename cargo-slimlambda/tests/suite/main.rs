@@ -1,8 +1,11 @@
 //! Everything that is tried from the outside, in one binary: one file per command or promise.
 #![allow(clippy::unwrap_used)]
 
+mod abi;
 mod assets;
 mod cargo;
 mod cli;
 mod config;
+mod elf_tools;
+mod needed;
 mod project;
