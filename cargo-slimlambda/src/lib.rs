@@ -5,3 +5,4 @@ pub mod elf;
 pub mod error;
 pub mod event;
 pub mod limits;
+pub mod sandbox;

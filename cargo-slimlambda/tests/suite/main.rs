@@ -1,0 +1,5 @@
+//! One test binary; one file per command or promise.
+
+#![allow(clippy::unwrap_used)]
+
+mod sandbox;
