@@ -9,3 +9,4 @@ mod config;
 mod elf_tools;
 mod needed;
 mod project;
+mod sandbox;
