@@ -19,7 +19,6 @@ pub mod report;
 pub mod sandbox;
 pub mod tree;
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -38,7 +37,6 @@ use elf::needed::{self, SearchPath};
 use elf::{dlopen, explain, runtime, strip};
 use error::gate;
 use event::{Event, Sink};
-use plan::Place;
 use report::Report;
 use tree::{Bytes, Content, Item, LIBRARY_DIRECTORY, PROGRAM_DIRECTORY, Role, Strip};
 
@@ -69,15 +67,27 @@ pub fn run(cli: cli::Cli) -> anyhow::Result<()> {
 /// Exit code 100 where a package would not start or not fit, Cargo's where the build fails.
 pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
     if let Some(threads) = args.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build();
-        let args = BuildArgs { threads: None, ..args.clone() };
-        return pool.context("failed to start threads")?.install(|| build(&args, sink));
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build();
+        let args = BuildArgs {
+            threads: None,
+            ..args.clone()
+        };
+        return pool
+            .context("failed to start threads")?
+            .install(|| build(&args, sink));
     }
     let offline = args.cargo.offline || args.cargo.frozen;
     let package = |metadata: Option<&_>, artifact: &Artifact, config: &Config, assets: &[Asset]| {
         let directory = cargo::output_directory(metadata, args, &artifact.name);
         let package = make(artifact, config, assets, offline, sink)?;
-        output::write(package, &directory, args.output_format, args.flatten.is_some())
+        output::write(
+            package,
+            &directory,
+            args.output_format,
+            args.flatten.is_some(),
+        )
     };
 
     if let Some(path) = &args.binary {
@@ -86,11 +96,22 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
             Some(metadata) => cargo::current_package(metadata, &args.choice)?,
             None => None,
         };
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         let config = config::load(metadata.as_ref(), current, name, &args.config)?;
-        let artifact = cargo::given(path, cargo::target(&args.cargo, std::slice::from_ref(&config))?.as_deref())?;
+        let artifact = cargo::given(
+            path,
+            cargo::target(&args.cargo, std::slice::from_ref(&config))?.as_deref(),
+        )?;
         let assets = assets::collect(&config.assets)?;
-        return Ok(vec![package(metadata.as_ref(), &artifact, &config, &assets)?]);
+        return Ok(vec![package(
+            metadata.as_ref(),
+            &artifact,
+            &config,
+            &assets,
+        )?]);
     }
 
     let metadata = cargo::metadata(&args.choice)?;
@@ -100,8 +121,10 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
         .iter()
         .map(|one| config::load(Some(&metadata), Some(one.package), one.bin, &args.config))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let assets =
-        configs.iter().map(|config| assets::collect(&config.assets)).collect::<anyhow::Result<Vec<_>>>()?;
+    let assets = configs
+        .iter()
+        .map(|config| assets::collect(&config.assets))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let target = cargo::target(&args.cargo, &configs)?;
     let artifacts = cargo::build(args, &metadata, &selected, target.as_deref(), sink)?;
     let mut reports = Vec::new();
@@ -109,7 +132,11 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
         let chosen = selected.iter().position(|one| one.bin == artifact.name);
         let chosen = chosen.context("cargo built a binary that was not chosen")?;
         let report = package(Some(&metadata), artifact, &configs[chosen], &assets[chosen]);
-        reports.push(report.with_context(|| format!("failed to package `{}`", artifact.name)).map_err(unwrap_single)?);
+        reports.push(
+            report
+                .with_context(|| format!("failed to package `{}`", artifact.name))
+                .map_err(unwrap_single)?,
+        );
     }
     Ok(reports)
 }
@@ -123,36 +150,74 @@ fn unwrap_single(error: anyhow::Error) -> anyhow::Error {
 }
 
 /// One function: binary → everything that goes to Lambda, and what there is to say about it.
-fn make(artifact: &Artifact, config: &Config, assets: &[Asset], offline: bool, sink: Sink<'_>) -> anyhow::Result<output::Package> {
+fn make(
+    artifact: &Artifact,
+    config: &Config,
+    assets: &[Asset],
+    offline: bool,
+    sink: Sink<'_>,
+) -> anyhow::Result<output::Package> {
     let runtime = runtime(config.runtime);
     let arena = Arena::new();
 
     let program = program(artifact, &arena)?;
     let machine = program.image.machine;
     check_target(artifact, machine)?;
-    sink(Event::Status { verb: "Checking", what: &format!("{} would start on {} ({machine})", artifact.name, runtime.name) });
+    sink(Event::Status {
+        verb: "Checking",
+        what: &format!(
+            "{} would start on {} ({machine})",
+            artifact.name, runtime.name
+        ),
+    });
     let search = SearchPath {
-        library_path: config.library_path.iter().chain(&artifact.search_paths).cloned().collect(),
+        library_path: config
+            .library_path
+            .iter()
+            .chain(&artifact.search_paths)
+            .cloned()
+            .collect(),
         system: needed::system_directories(machine),
     };
-    let closure = needed::closure(&program, &config.libraries, runtime, &search, &|path| read(path, &arena));
+    let closure = needed::closure(&program, &config.libraries, runtime, &search, &|path| {
+        read(path, &arena)
+    });
     let verdict = would_start(&program, &closure, artifact, machine, runtime, sink)?;
     let hints = hints(&program, &closure, machine, runtime);
 
-    sink(Event::Status { verb: "Stripping", what: &format!("{} and {} libraries", artifact.name, closure.libraries.len()) });
+    sink(Event::Status {
+        verb: "Stripping",
+        what: &format!(
+            "{} and {} libraries",
+            artifact.name,
+            closure.libraries.len()
+        ),
+    });
     let items = items(artifact, config, &program, &closure, assets, machine, sink)?;
 
-    let plan = place(&items, config, sink).map_err(|error| match error.downcast::<plan::DoesNotFit>() {
-        Ok(error) => gate(error.0),
-        Err(error) => error,
+    let plan = place(&items, config, sink).map_err(|error| {
+        match error.downcast::<plan::DoesNotFit>() {
+            Ok(error) => gate(error.0),
+            Err(error) => error,
+        }
     })?;
     let launcher = match plan.launcher {
         true => Some(cargo::launcher::launcher(machine.as_str(), offline, sink)?),
         false => None,
     };
 
-    sink(Event::Status { verb: "Packing", what: &artifact.name });
-    let packed = pack::pack(&artifact.name, &items, &plan, launcher, config.level.zstd(), sink)?;
+    sink(Event::Status {
+        verb: "Packing",
+        what: &artifact.name,
+    });
+    let packed = pack::pack(
+        &artifact.name,
+        &items,
+        &plan,
+        launcher,
+        config.level.zstd(),
+        sink,
+    )?;
     if packed.unzipped >= limits::UNZIPPED.value {
         return Err(gate(format!(
             "the package does not fit: {} bytes unzipped, and Lambda takes less than {}",
@@ -172,7 +237,11 @@ fn make(artifact: &Artifact, config: &Config, assets: &[Asset], offline: bool, s
         notes: verdict.notes,
         hints,
     });
-    Ok(output::Package { files: packed.files, zip: packed.zip, report })
+    Ok(output::Package {
+        files: packed.files,
+        zip: packed.zip,
+        report,
+    })
 }
 
 fn runtime(runtime: config::Runtime) -> &'static runtime::Runtime {
@@ -187,7 +256,10 @@ fn read<'a>(path: &Path, arena: &'a Arena<Bytes>) -> std::io::Result<needed::Fil
         return Err(std::io::ErrorKind::NotFound.into());
     }
     let bytes = Bytes::map(&real).map_err(std::io::Error::other)?;
-    Ok(needed::File { real, bytes: arena.alloc(bytes) })
+    Ok(needed::File {
+        real,
+        bytes: arena.alloc(bytes),
+    })
 }
 
 /// The function's binary, which must be an ELF file for a machine that Lambda has.
@@ -203,11 +275,18 @@ fn program<'a>(artifact: &Artifact, arena: &'a Arena<Bytes>) -> anyhow::Result<O
         };
         gate(format!("`{}` would not start on Lambda: {error}{help}", path.display()))
     })?;
-    Ok(Object { label: artifact.name.clone(), path: path.clone(), real: file.real, image })
+    Ok(Object {
+        label: artifact.name.clone(),
+        path: path.clone(),
+        real: file.real,
+        image,
+    })
 }
 
 fn check_target(artifact: &Artifact, machine: Machine) -> anyhow::Result<()> {
-    let Some(target) = &artifact.target else { return Ok(()) };
+    let Some(target) = &artifact.target else {
+        return Ok(());
+    };
     if target.starts_with(machine.as_str()) {
         return Ok(());
     }
@@ -238,13 +317,26 @@ fn would_start(
 }
 
 /// Libraries that may be opened at run time, besides those that are in the package or the runtime anyway.
-fn hints(program: &Object<'_>, closure: &Closure<'_>, machine: Machine, runtime: &runtime::Runtime) -> Vec<dlopen::Hint> {
-    let bundled = closure.libraries.iter().map(|library| (library.object.label.as_str(), &library.object.image));
-    let files: Vec<(&str, &Image<'_>)> = std::iter::once((program.label.as_str(), &program.image)).chain(bundled).collect();
+fn hints(
+    program: &Object<'_>,
+    closure: &Closure<'_>,
+    machine: Machine,
+    runtime: &runtime::Runtime,
+) -> Vec<dlopen::Hint> {
+    let bundled = closure
+        .libraries
+        .iter()
+        .map(|library| (library.object.label.as_str(), &library.object.image));
+    let files: Vec<(&str, &Image<'_>)> = std::iter::once((program.label.as_str(), &program.image))
+        .chain(bundled)
+        .collect();
     let known = |name: &str| {
         runtime.row(name, machine).is_some()
             || runtime::is_glibc(name)
-            || closure.libraries.iter().any(|library| library.names.iter().any(|known| known == name))
+            || closure
+                .libraries
+                .iter()
+                .any(|library| library.names.iter().any(|known| known == name))
     };
     dlopen::hints(&files, &known)
 }
@@ -262,13 +354,23 @@ fn items(
     let exclude = config
         .strip_exclude
         .iter()
-        .map(|glob| Pattern::new(glob).with_context(|| format!("`{glob}` in `strip-exclude` is not a glob")))
+        .map(|glob| {
+            Pattern::new(glob).with_context(|| format!("`{glob}` in `strip-exclude` is not a glob"))
+        })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let wanted = |name: &str| config.strip && !exclude.iter().any(|glob| glob.matches(name));
-    let mut jobs = vec![(format!("{PROGRAM_DIRECTORY}/{}", artifact.name), Role::Binary, program)];
+    let mut jobs = vec![(
+        format!("{PROGRAM_DIRECTORY}/{}", artifact.name),
+        Role::Binary,
+        program,
+    )];
     for library in &closure.libraries {
         for name in &library.names {
-            jobs.push((format!("{LIBRARY_DIRECTORY}/{name}"), Role::Library, &library.object));
+            jobs.push((
+                format!("{LIBRARY_DIRECTORY}/{name}"),
+                Role::Library,
+                &library.object,
+            ));
         }
     }
     let mut items = jobs
@@ -291,7 +393,10 @@ fn items(
         .collect::<anyhow::Result<Vec<Item>>>()?;
     for item in &items {
         if let Strip::Refused(why) = &item.strip {
-            sink(Event::Warning(&format!("`{}` is shipped unstripped: {why}", item.source.display())));
+            sink(Event::Warning(&format!(
+                "`{}` is shipped unstripped: {why}",
+                item.source.display()
+            )));
         }
     }
     for asset in assets {
@@ -329,7 +434,10 @@ fn asset_item(asset: &Asset, machine: Machine, sink: Sink<'_>) -> anyhow::Result
         && let Ok(image) = Image::parse(bytes)
         && image.machine != machine
     {
-        sink(Event::Warning(&format!("asset `{}` is an ELF file for {}, the package is for {machine}", asset.dest, image.machine)));
+        sink(Event::Warning(&format!(
+            "asset `{}` is an ELF file for {}, the package is for {machine}",
+            asset.dest, image.machine
+        )));
     }
     let original_size = match &content {
         Content::File(bytes) => bytes.len() as u64,
@@ -354,9 +462,10 @@ fn place(items: &[Item], config: &Config, sink: Sink<'_>) -> anyhow::Result<plan
     // Compressing to see what it would win costs seconds; where all fits as it is, nobody asks.
     let measure = all + pack::LAUNCHER_SIZE >= limits::UNZIPPED.value;
     if measure {
-        let mut what = String::new();
-        let _ = write!(what, "what {all} bytes would pack to");
-        sink(Event::Status { verb: "Measuring", what: &what });
+        sink(Event::Status {
+            verb: "Measuring",
+            what: &format!("what {all} bytes would pack to"),
+        });
     }
     let candidates = items
         .iter()
@@ -375,13 +484,9 @@ fn place(items: &[Item], config: &Config, sink: Sink<'_>) -> anyhow::Result<plan
             })
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let budget = plan::Budget { launcher: pack::LAUNCHER_SIZE, ephemeral_storage: config.ephemeral_storage };
+    let budget = plan::Budget {
+        launcher: pack::LAUNCHER_SIZE,
+        ephemeral_storage: config.ephemeral_storage,
+    };
     Ok(plan::plan(&candidates, budget)?)
-}
-
-impl plan::Plan {
-    /// Whether anything is sideloaded.
-    pub fn sideloads(&self) -> bool {
-        self.places.iter().any(|(place, _)| *place != Place::Package)
-    }
 }

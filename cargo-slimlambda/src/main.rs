@@ -5,8 +5,15 @@ use std::process::ExitCode;
 
 use cargo_slimlambda::cli::{Cli, Color};
 use cargo_slimlambda::error::{Stop, exit_code};
+use cargo_slimlambda::sandbox::{STAGE2_ARG, child_main};
 
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == STAGE2_ARG)
+    {
+        return child_main();
+    }
     let cli = match Cli::from_args(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => error.exit(),

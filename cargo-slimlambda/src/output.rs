@@ -33,7 +33,11 @@ pub struct Package {
 
 /// Where the report of `bin` is kept, given its output directory.
 pub fn report_path(directory: &Path, flat: bool, bin: &str) -> PathBuf {
-    let lambda_dir = if flat { directory } else { directory.parent().unwrap_or(directory) };
+    let lambda_dir = if flat {
+        directory
+    } else {
+        directory.parent().unwrap_or(directory)
+    };
     lambda_dir.join(".slimlambda").join(format!("{bin}.json"))
 }
 
@@ -42,14 +46,29 @@ pub fn report_path(directory: &Path, flat: bool, bin: &str) -> PathBuf {
 /// # Errors
 ///
 /// A file cannot be written; what was there before is then still there, as far as it was not replaced yet.
-pub fn write(package: Package, directory: &Path, format: Option<OutputFormat>, flat: bool) -> anyhow::Result<Report> {
-    let Package { files, zip, mut report } = package;
-    fs::create_dir_all(directory).with_context(|| format!("failed to create `{}`", directory.display()))?;
+pub fn write(
+    package: Package,
+    directory: &Path,
+    format: Option<OutputFormat>,
+    flat: bool,
+) -> anyhow::Result<Report> {
+    let Package {
+        files,
+        zip,
+        mut report,
+    } = package;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("failed to create `{}`", directory.display()))?;
     let report_path = report_path(directory, flat, &report.function);
     let mut old = previous(&report_path);
 
     let mut outputs = Vec::new();
-    let mut note = |path: PathBuf, size: usize| outputs.push(Output { path, size: size as u64 });
+    let mut note = |path: PathBuf, size: usize| {
+        outputs.push(Output {
+            path,
+            size: size as u64,
+        })
+    };
     if format != Some(OutputFormat::Zip) {
         for file in &files {
             let path = directory.join(&file.path);
@@ -66,12 +85,21 @@ pub fn write(package: Package, directory: &Path, format: Option<OutputFormat>, f
     }
     // What the last build left and this one does not have would be deployed along with it.
     for path in old.iter().filter(|path| path.starts_with(directory)) {
-        remove(path).with_context(|| format!("failed to remove `{}`, left by an earlier build", path.display()))?;
+        remove(path).with_context(|| {
+            format!(
+                "failed to remove `{}`, left by an earlier build",
+                path.display()
+            )
+        })?;
     }
     report.outputs = outputs;
     let text = serde_json::to_vec_pretty(&report).context("failed to write the report")?;
-    fs::create_dir_all(report_path.parent().unwrap_or(directory))
-        .with_context(|| format!("failed to create the directory of `{}`", report_path.display()))?;
+    fs::create_dir_all(report_path.parent().unwrap_or(directory)).with_context(|| {
+        format!(
+            "failed to create the directory of `{}`",
+            report_path.display()
+        )
+    })?;
     replace(&report_path, &text, 0o644)?;
     Ok(report)
 }
@@ -80,8 +108,15 @@ pub fn write(package: Package, directory: &Path, format: Option<OutputFormat>, f
 fn previous(report: &Path) -> Vec<PathBuf> {
     let text = fs::read(report).unwrap_or_default();
     let report: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    let outputs = report["outputs"].as_array().map(Vec::as_slice).unwrap_or_default();
-    outputs.iter().filter_map(|output| output["path"].as_str()).map(PathBuf::from).collect()
+    let outputs = report["outputs"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    outputs
+        .iter()
+        .filter_map(|output| output["path"].as_str())
+        .map(PathBuf::from)
+        .collect()
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {
@@ -101,7 +136,8 @@ fn remove(path: &Path) -> std::io::Result<()> {
 
 fn put(path: &Path, file: &File) -> anyhow::Result<()> {
     let parent = path.parent().context("an output has a parent")?;
-    fs::create_dir_all(parent).with_context(|| format!("failed to create `{}`", parent.display()))?;
+    fs::create_dir_all(parent)
+        .with_context(|| format!("failed to create `{}`", parent.display()))?;
     match &file.content {
         FileContent::File(bytes) => replace(path, bytes, file.mode),
         FileContent::Symlink(target) => {
@@ -127,9 +163,12 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
         if path.is_dir() {
             remove_entry(path)?;
         }
-        let mut file = tempfile::Builder::new().prefix(".slimlambda-").tempfile_in(parent)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".slimlambda-")
+            .tempfile_in(parent)?;
         file.write_all(bytes)?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+        file.as_file()
+            .set_permissions(fs::Permissions::from_mode(mode))?;
         file.persist(path)?;
         Ok::<(), std::io::Error>(())
     };

@@ -91,18 +91,30 @@ pub fn plan(candidates: &[Candidate], budget: Budget) -> Result<Plan, DoesNotFit
         sideloaded || candidates.iter().any(|candidate| candidate.library)
     };
     let unzipped = |places: &[(Place, Why)]| {
-        let files = candidates.iter().zip(places).map(|(candidate, (place, _))| match place {
-            Place::Package => candidate.size,
-            Place::Archive | Place::ArchiveLazy => candidate.packed,
-        });
-        files.sum::<u64>() + if needs_launcher(places) { budget.launcher } else { 0 }
+        let files = candidates
+            .iter()
+            .zip(places)
+            .map(|(candidate, (place, _))| match place {
+                Place::Package => candidate.size,
+                Place::Archive | Place::ArchiveLazy => candidate.packed,
+            });
+        files.sum::<u64>()
+            + if needs_launcher(places) {
+                budget.launcher
+            } else {
+                0
+            }
     };
 
     let mut by_win: Vec<usize> = (0..candidates.len())
         .filter(|n| candidates[*n].placement == Placement::Auto)
         .collect();
     let win = |n: usize| candidates[n].size.saturating_sub(candidates[n].packed);
-    by_win.sort_by(|a, b| win(*b).cmp(&win(*a)).then_with(|| candidates[*a].dest.cmp(&candidates[*b].dest)));
+    by_win.sort_by(|a, b| {
+        win(*b)
+            .cmp(&win(*a))
+            .then_with(|| candidates[*a].dest.cmp(&candidates[*b].dest))
+    });
     for n in by_win {
         if unzipped(&places) < UNZIPPED.value || win(n) == 0 {
             break;
@@ -122,7 +134,13 @@ pub fn plan(candidates: &[Candidate], budget: Budget) -> Result<Plan, DoesNotFit
         .sum();
     let ephemeral_storage = ephemeral_storage(tmp, budget.ephemeral_storage)?;
     let launcher = needs_launcher(&places);
-    Ok(Plan { places, launcher, unzipped: total, tmp, ephemeral_storage })
+    Ok(Plan {
+        places,
+        launcher,
+        unzipped: total,
+        tmp,
+        ephemeral_storage,
+    })
 }
 
 fn first_place(candidate: &Candidate) -> (Place, Why) {
@@ -134,7 +152,11 @@ fn first_place(candidate: &Candidate) -> (Place, Why) {
 }
 
 fn sideload(candidate: &Candidate) -> Place {
-    if candidate.lazy { Place::ArchiveLazy } else { Place::Archive }
+    if candidate.lazy {
+        Place::ArchiveLazy
+    } else {
+        Place::Archive
+    }
 }
 
 fn ephemeral_storage(tmp: u64, set: Option<u32>) -> Result<u32, DoesNotFit> {
@@ -174,7 +196,9 @@ fn too_large(candidates: &[Candidate], places: &[(Place, Why)], total: u64) -> S
         .map(|(size, dest, how)| format!("\n  {size:>11} bytes {how}: `{dest}`"))
         .collect();
     let over = total - UNZIPPED.value + 1;
-    let forced = candidates.iter().any(|candidate| candidate.placement == Placement::Inline && candidate.size > candidate.packed);
+    let forced = candidates.iter().any(|candidate| {
+        candidate.placement == Placement::Inline && candidate.size > candidate.packed
+    });
     let help = if forced {
         "place the files that are forced `inline` with `placement = \"auto\"` or `\"sideload\"`"
     } else {
@@ -201,14 +225,28 @@ mod tests {
     use super::*;
 
     fn file(dest: &str, size: u64, packed: u64, placement: Placement) -> Candidate {
-        Candidate { dest: dest.into(), size, packed, placement, lazy: false, library: false }
+        Candidate {
+            dest: dest.into(),
+            size,
+            packed,
+            placement,
+            lazy: false,
+            library: false,
+        }
     }
 
-    const BUDGET: Budget = Budget { launcher: 400_000, ephemeral_storage: None };
+    const BUDGET: Budget = Budget {
+        launcher: 400_000,
+        ephemeral_storage: None,
+    };
 
     #[test]
     fn what_fits_is_not_compressed_and_needs_no_launcher() {
-        let plan = plan(&[file("bin/f", 100 * MIB, 30 * MIB, Placement::Auto)], BUDGET).expect("fits");
+        let plan = plan(
+            &[file("bin/f", 100 * MIB, 30 * MIB, Placement::Auto)],
+            BUDGET,
+        )
+        .expect("fits");
         assert_eq!(plan.places, [(Place::Package, Why::Fits)]);
         assert!(!plan.launcher);
         assert_eq!((plan.tmp, plan.ephemeral_storage), (0, 512));
@@ -244,22 +282,54 @@ mod tests {
 
     #[test]
     fn a_file_that_does_not_compress_is_never_moved() {
-        let error = plan(&[file("noise", 300 * MIB, 300 * MIB, Placement::Auto)], BUDGET).expect_err("too large").0;
-        assert!(error.contains("314572800 bytes uncompressed: `noise`"), "{error}");
+        let error = plan(
+            &[file("noise", 300 * MIB, 300 * MIB, Placement::Auto)],
+            BUDGET,
+        )
+        .expect_err("too large")
+        .0;
+        assert!(
+            error.contains("314572800 bytes uncompressed: `noise`"),
+            "{error}"
+        );
         assert!(error.contains("52428801 bytes over"), "{error}");
     }
 
     #[test]
     fn forced_placements_hold() {
-        let plan = plan(&[file("a", 10, 5, Placement::Sideload), file("b", 10, 5, Placement::Inline)], BUDGET).expect("fits");
-        assert_eq!(plan.places, [(Place::Archive, Why::Configured), (Place::Package, Why::Configured)]);
+        let plan = plan(
+            &[
+                file("a", 10, 5, Placement::Sideload),
+                file("b", 10, 5, Placement::Inline),
+            ],
+            BUDGET,
+        )
+        .expect("fits");
+        assert_eq!(
+            plan.places,
+            [
+                (Place::Archive, Why::Configured),
+                (Place::Package, Why::Configured)
+            ]
+        );
     }
 
     #[test]
     fn tmp_grows_past_the_default_and_a_setting_below_the_need_is_refused() {
         let files = [file("a", 600 * MIB, 100 * MIB, Placement::Auto)];
         assert_eq!(plan(&files, BUDGET).expect("fits").ephemeral_storage, 664);
-        let error = plan(&files, Budget { ephemeral_storage: Some(512), ..BUDGET }).expect_err("too small").0;
-        assert!(error.contains("need 600 MB of /tmp, and `ephemeral-storage` is 512"), "{error}");
+        let error = plan(
+            &files,
+            Budget {
+                ephemeral_storage: Some(512),
+                ..BUDGET
+            },
+        )
+        .expect_err("too small")
+        .0;
+        assert!(
+            error.contains("need 600 MB of /tmp, and `ephemeral-storage` is 512"),
+            "{error}"
+        );
     }
 }

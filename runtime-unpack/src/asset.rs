@@ -39,12 +39,18 @@ pub fn asset(path: &str) -> Result<PathBuf> {
     if let Some(source) = archive()? {
         searched.insert(0, format!("`{}`", String::from_utf8_lossy(&source.path)));
     }
-    Err(Error::NoAsset { path: path.into(), searched: searched.join(", ") })
+    Err(Error::NoAsset {
+        path: path.into(),
+        searched: searched.join(", "),
+    })
 }
 
 /// The directory of the deployment package (`/var/task` on Lambda).
 pub fn task_root() -> Option<PathBuf> {
-    ["SLIMLAMBDA_TASK", "LAMBDA_TASK_ROOT"].iter().find_map(|v| std::env::var_os(v)).map(PathBuf::from)
+    ["SLIMLAMBDA_TASK", "LAMBDA_TASK_ROOT"]
+        .iter()
+        .find_map(|v| std::env::var_os(v))
+        .map(PathBuf::from)
 }
 
 /// The tree that the launcher unpacked, if it did.
@@ -53,10 +59,17 @@ pub fn tree() -> Option<PathBuf> {
 }
 
 fn directories() -> Vec<PathBuf> {
-    let executable = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_path_buf));
+    let executable = std::env::current_exe()
+        .ok()
+        .and_then(|p| p.parent().map(Path::to_path_buf));
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let mut out: Vec<PathBuf> = Vec::new();
-    for directory in task_root().into_iter().chain(executable).chain([PathBuf::from("/opt")]).chain(manifest) {
+    for directory in task_root()
+        .into_iter()
+        .chain(executable)
+        .chain([PathBuf::from("/opt")])
+        .chain(manifest)
+    {
         if !out.contains(&directory) {
             out.push(directory);
         }
@@ -70,8 +83,17 @@ fn archive() -> Result<Option<&'static ArchiveFile>> {
     let opened = ARCHIVE.get_or_init(|| {
         // The launcher has checked the digest and says which archive it was; without it there is none to compare with.
         let (candidates, digest) = match std::env::var_os("SLIMLAMBDA_ARCHIVE") {
-            Some(path) => (alloc::vec![path.into_vec()], std::env::var_os("SLIMLAMBDA_DIGEST").and_then(|d| parse_hex(d.as_bytes()))),
-            None => (directories().into_iter().map(|d| d.join(format::FILE_NAME).into_os_string().into_vec()).collect(), None),
+            Some(path) => (
+                alloc::vec![path.into_vec()],
+                std::env::var_os("SLIMLAMBDA_DIGEST").and_then(|d| parse_hex(d.as_bytes())),
+            ),
+            None => (
+                directories()
+                    .into_iter()
+                    .map(|d| d.join(format::FILE_NAME).into_os_string().into_vec())
+                    .collect(),
+                None,
+            ),
         };
         match ArchiveFile::open(&candidates, digest.as_ref()) {
             Ok(source) => Ok(Some(source)),
@@ -88,9 +110,15 @@ fn unpacked(source: &ArchiveFile, path: &str) -> Result<Option<PathBuf>> {
     static HELD: Mutex<Vec<Tree>> = Mutex::new(Vec::new());
 
     let archive = &source.archive;
-    let Some(number) = archive.find(path.as_bytes()) else { return Ok(None) };
+    let Some(number) = archive.find(path.as_bytes()) else {
+        return Ok(None);
+    };
     let entry = archive.entry(number);
-    let below = |other: &[u8]| other.strip_prefix(entry.path).is_some_and(|rest| rest.first() == Some(&b'/'));
+    let below = |other: &[u8]| {
+        other
+            .strip_prefix(entry.path)
+            .is_some_and(|rest| rest.first() == Some(&b'/'))
+    };
     let lazy = entry.lazy || archive.entries().any(|e| e.lazy && below(e.path));
     if let Some(tree) = tree().filter(|_| !lazy) {
         return Ok(Some(tree.join(path)));
@@ -99,7 +127,12 @@ fn unpacked(source: &ArchiveFile, path: &str) -> Result<Option<PathBuf>> {
     let options = Options::from_env(|name| std::env::var_os(name).map(OsStringExt::into_vec));
     let wanted = |n: usize| {
         let other = archive.entry(n).path;
-        n == number || below(other) || entry.path.strip_prefix(other).is_some_and(|rest| rest.first() == Some(&b'/'))
+        n == number
+            || below(other)
+            || entry
+                .path
+                .strip_prefix(other)
+                .is_some_and(|rest| rest.first() == Some(&b'/'))
     };
     let tree = store::ensure(source, &options, wanted)?;
     let found = Path::new(std::ffi::OsStr::from_bytes(&tree.path)).join(path);

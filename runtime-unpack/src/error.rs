@@ -92,7 +92,11 @@ pub type Result<T> = core::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn io(doing: &'static str, path: &[u8], errno: Errno) -> Error {
-        Error::Io { doing, path: String::from_utf8_lossy(path).into_owned(), errno }
+        Error::Io {
+            doing,
+            path: String::from_utf8_lossy(path).into_owned(),
+            errno,
+        }
     }
 }
 
@@ -104,11 +108,27 @@ fn mib(bytes: u64) -> u64 {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Malformed(why) => write!(f, "the archive is damaged: {why}; build and deploy the package again"),
-            Error::Version { needs } => write!(f, "this archive needs launcher \u{2265} {needs}, this is {}; build the package again with one version of cargo-slimlambda", crate::format::VERSION),
-            Error::WrongArchive { expected, found } => write!(f, "the archive is not the one that this launcher was paired with (expected digest {expected}, found {found}); deploy bootstrap and archive of one build together"),
-            Error::Corrupt { frame, why } => write!(f, "frame {frame} of the archive is damaged: {why}; build and deploy the package again"),
-            Error::NoArchive { searched } => write!(f, "no archive found (searched: {searched}); deploy the whole package, not its bootstrap alone"),
+            Error::Malformed(why) => write!(
+                f,
+                "the archive is damaged: {why}; build and deploy the package again"
+            ),
+            Error::Version { needs } => write!(
+                f,
+                "this archive needs launcher \u{2265} {needs}, this is {}; build the package again with one version of cargo-slimlambda",
+                crate::format::VERSION
+            ),
+            Error::WrongArchive { expected, found } => write!(
+                f,
+                "the archive is not the one that this launcher was paired with (expected digest {expected}, found {found}); deploy bootstrap and archive of one build together"
+            ),
+            Error::Corrupt { frame, why } => write!(
+                f,
+                "frame {frame} of the archive is damaged: {why}; build and deploy the package again"
+            ),
+            Error::NoArchive { searched } => write!(
+                f,
+                "no archive found (searched: {searched}); deploy the whole package, not its bootstrap alone"
+            ),
             Error::Io { doing, path, errno } => {
                 write!(f, "could not {doing} `{path}`: {errno}")?;
                 match *errno {
@@ -118,28 +138,52 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
-            Error::Space { path, needed, free, total } => write!(
+            Error::Space {
+                path,
+                needed,
+                free,
+                total,
+            } => write!(
                 f,
                 "no space in `{path}`: the tree needs {} MiB, {} MiB are free; set EphemeralStorage to at least {} MB or free space in it",
                 mib(*needed),
                 free >> 20,
                 mib(*total + needed.saturating_sub(*free)).max(512),
             ),
-            Error::Untrusted { path, why } => write!(f, "`{path}` {why}; remove it, or set SLIMLAMBDA_TMP to another directory"),
-            Error::Stalled { path, waited_ms } => write!(f, "another process holds `{path}` and has unpacked nothing for {waited_ms} ms; it hangs or was stopped: end it, or raise SLIMLAMBDA_LOCK_TIMEOUT_MS"),
-            Error::Exec { path, noexec: true, .. } => {
-                write!(f, "could not start `{path}`: its file system is mounted noexec; set SLIMLAMBDA_TMP to a directory that allows execution")
+            Error::Untrusted { path, why } => write!(
+                f,
+                "`{path}` {why}; remove it, or set SLIMLAMBDA_TMP to another directory"
+            ),
+            Error::Stalled { path, waited_ms } => write!(
+                f,
+                "another process holds `{path}` and has unpacked nothing for {waited_ms} ms; it hangs or was stopped: end it, or raise SLIMLAMBDA_LOCK_TIMEOUT_MS"
+            ),
+            Error::Exec {
+                path, noexec: true, ..
+            } => {
+                write!(
+                    f,
+                    "could not start `{path}`: its file system is mounted noexec; set SLIMLAMBDA_TMP to a directory that allows execution"
+                )
             }
             Error::Exec { path, errno, .. } => {
                 write!(f, "could not start `{path}`: {errno}")?;
                 match *errno {
-                    Errno::NOENT => f.write_str("; it, or the dynamic loader that it asks for, is not there"),
+                    Errno::NOENT => {
+                        f.write_str("; it, or the dynamic loader that it asks for, is not there")
+                    }
                     Errno::NOEXEC => f.write_str("; it was built for another architecture"),
                     _ => Ok(()),
                 }
             }
-            Error::Launch(why) => write!(f, "the archive does not say what to start: {why}; build the package again"),
-            Error::NoAsset { path, searched } => write!(f, "no asset `{path}` (searched: {searched}); add it to `assets` in [package.metadata.slimlambda]"),
+            Error::Launch(why) => write!(
+                f,
+                "the archive does not say what to start: {why}; build the package again"
+            ),
+            Error::NoAsset { path, searched } => write!(
+                f,
+                "no asset `{path}` (searched: {searched}); add it to `assets` in [package.metadata.slimlambda]"
+            ),
         }
     }
 }

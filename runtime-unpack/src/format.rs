@@ -220,7 +220,11 @@ pub fn digest(bytes: &[u8]) -> Digest {
 /// Lowercase hexadecimal of a digest.
 pub fn hex(digest: &Digest) -> alloc::string::String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    digest.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| char::from(DIGITS[usize::from(n)])).collect()
+    digest
+        .iter()
+        .flat_map(|b| [b >> 4, b & 15])
+        .map(|n| char::from(DIGITS[usize::from(n)]))
+        .collect()
 }
 
 /// The digest that 64 hexadecimal digits stand for.
@@ -306,11 +310,17 @@ pub fn target_fault(path: &[u8], target: &[u8]) -> Option<&'static str> {
         return Some("is empty, too long or absolute");
     }
     let depth = path.split(|b| *b == b'/').count() - 1;
-    let ups = target.split(|b| *b == b'/').take_while(|c| *c == b"..").count();
+    let ups = target
+        .split(|b| *b == b'/')
+        .take_while(|c| *c == b"..")
+        .count();
     if ups > depth {
         return Some("points outside the root");
     }
-    target.split(|b| *b == b'/').skip(ups).find_map(component_fault)
+    target
+        .split(|b| *b == b'/')
+        .skip(ups)
+        .find_map(component_fault)
 }
 
 const _: () = assert!(ENTRY_SIZE == 1 + 1 + 2 + 2 + 2 + 4);

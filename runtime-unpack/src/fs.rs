@@ -9,10 +9,16 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 /// Flags for opening a directory to work in.
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// Opens `path` (relative, no `..`) below `root` as a directory.
-pub(crate) fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> core::result::Result<OwnedFd, Errno> {
+pub(crate) fn open_directory(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+) -> core::result::Result<OwnedFd, Errno> {
     let mut dir = rustix::fs::openat(root, ".", DIRECTORY, Mode::empty())?;
     for component in path.split(|b| *b == b'/').filter(|c| !c.is_empty()) {
         dir = rustix::fs::openat(&dir, component, DIRECTORY, Mode::empty())?;
@@ -28,17 +34,29 @@ pub(crate) struct Cursor<'r> {
 
 impl<'r> Cursor<'r> {
     pub(crate) fn new(root: BorrowedFd<'r>) -> Self {
-        Cursor { root, current: None }
+        Cursor {
+            root,
+            current: None,
+        }
     }
 
     /// The open directory that holds `path`, and the path's last component.
     pub(crate) fn at<'p>(&mut self, path: &'p [u8]) -> Result<(BorrowedFd<'_>, &'p [u8])> {
         let directory = parent(path).unwrap_or_default();
-        let name = if directory.is_empty() { path } else { &path[directory.len() + 1..] };
-        if self.current.as_ref().is_none_or(|(known, _)| known != directory) {
+        let name = if directory.is_empty() {
+            path
+        } else {
+            &path[directory.len() + 1..]
+        };
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|(known, _)| known != directory)
+        {
             // Closed before the next is opened: some environments have very few descriptors.
             self.current = None;
-            let fd = open_directory(self.root, directory).map_err(|e| Error::io("open directory", directory, e))?;
+            let fd = open_directory(self.root, directory)
+                .map_err(|e| Error::io("open directory", directory, e))?;
             self.current = Some((directory.to_vec(), fd));
         }
         match &self.current {
@@ -52,7 +70,10 @@ impl<'r> Cursor<'r> {
         let (dir, name) = match self.at(path) {
             Ok(found) => found,
             // The directory is missing, or something else stands in its place.
-            Err(Error::Io { errno: Errno::NOENT | Errno::NOTDIR | Errno::LOOP, .. }) => return Ok(None),
+            Err(Error::Io {
+                errno: Errno::NOENT | Errno::NOTDIR | Errno::LOOP,
+                ..
+            }) => return Ok(None),
             Err(error) => return Err(error),
         };
         match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -70,11 +91,13 @@ pub(crate) fn make_directory(cursor: &mut Cursor<'_>, path: &[u8]) -> Result<()>
         match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {
-                let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Error::io("inspect", path, e))?;
+                let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|e| Error::io("inspect", path, e))?;
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                     return Ok(());
                 }
-                rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(|e| Error::io("replace", path, e))?;
+                rustix::fs::unlinkat(dir, name, AtFlags::empty())
+                    .map_err(|e| Error::io("replace", path, e))?;
             }
             Err(errno) => return Err(Error::io("create directory", path, errno)),
         }
@@ -107,7 +130,11 @@ pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> core::result::Res
 }
 
 /// Renames without replacing anything, where the kernel can promise that.
-pub(crate) fn rename_new(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> core::result::Result<(), Errno> {
+pub(crate) fn rename_new(
+    dir: BorrowedFd<'_>,
+    from: &[u8],
+    to: &[u8],
+) -> core::result::Result<(), Errno> {
     match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => rustix::fs::renameat(dir, from, dir, to),
         other => other,
@@ -115,7 +142,11 @@ pub(crate) fn rename_new(dir: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> core::r
 }
 
 /// Reads exactly `out.len()` bytes at `offset`, whatever signals and short reads come.
-pub(crate) fn pread_exact(file: impl AsFd, mut out: &mut [u8], mut offset: u64) -> core::result::Result<(), Errno> {
+pub(crate) fn pread_exact(
+    file: impl AsFd,
+    mut out: &mut [u8],
+    mut offset: u64,
+) -> core::result::Result<(), Errno> {
     while !out.is_empty() {
         match rustix::io::pread(&file, &mut *out, offset) {
             Ok(0) => return Err(Errno::IO), // shorter than its own size: truncated underneath us
@@ -131,7 +162,11 @@ pub(crate) fn pread_exact(file: impl AsFd, mut out: &mut [u8], mut offset: u64) 
 }
 
 /// Writes all of `bytes` at `offset`, whatever signals and short writes come.
-pub(crate) fn pwrite_all(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> core::result::Result<(), Errno> {
+pub(crate) fn pwrite_all(
+    file: impl AsFd,
+    mut bytes: &[u8],
+    mut offset: u64,
+) -> core::result::Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::pwrite(&file, bytes, offset) {
             Ok(0) => return Err(Errno::NOSPC),

@@ -61,19 +61,38 @@ impl Launch {
             format!("{key}={base}:{}\n", place.path)
         };
         let program = self.program.iter().map(|place| line("program", place));
-        program.chain(self.library_path.iter().map(|place| line("library-path", place))).collect()
+        program
+            .chain(
+                self.library_path
+                    .iter()
+                    .map(|place| line("library-path", place)),
+            )
+            .collect()
     }
 
     /// Reads a launch text.
     pub fn parse(text: &[u8]) -> Result<Launch> {
-        let text = core::str::from_utf8(text).map_err(|_| Error::Launch("its launch text is not UTF-8"))?;
+        let text = core::str::from_utf8(text)
+            .map_err(|_| Error::Launch("its launch text is not UTF-8"))?;
         let mut out = Launch::default();
         for line in text.lines() {
-            let (key, place) = line.split_once('=').ok_or(Error::Launch("a line without `=`"))?;
+            let (key, place) = line
+                .split_once('=')
+                .ok_or(Error::Launch("a line without `=`"))?;
             let place = match place.split_once(':') {
-                Some(("tree", path)) => Place { base: Base::Tree, path: path.into() },
-                Some(("task", path)) => Place { base: Base::Task, path: path.into() },
-                _ => return Err(Error::Launch("a place that is neither in `tree` nor in `task`")),
+                Some(("tree", path)) => Place {
+                    base: Base::Tree,
+                    path: path.into(),
+                },
+                Some(("task", path)) => Place {
+                    base: Base::Task,
+                    path: path.into(),
+                },
+                _ => {
+                    return Err(Error::Launch(
+                        "a place that is neither in `tree` nor in `task`",
+                    ));
+                }
             };
             if format::path_fault(place.path.as_bytes()).is_some() {
                 return Err(Error::Launch("a path that leaves the package"));
@@ -102,10 +121,16 @@ pub struct Pairing {
 }
 
 /// Unpacks and becomes the program. Returns only if that fails.
-pub fn launch(arguments: &[CString], environment: &[CString], paired: &Digest) -> Result<core::convert::Infallible> {
+pub fn launch(
+    arguments: &[CString],
+    environment: &[CString],
+    paired: &Digest,
+) -> Result<core::convert::Infallible> {
     let start = sys::now_us();
     if *paired == [0; 32] {
-        return Err(Error::Launch("this launcher was never paired with an archive"));
+        return Err(Error::Launch(
+            "this launcher was never paired with an archive",
+        ));
     }
     let get = |name: &str| variable(environment, name).map(<[u8]>::to_vec);
     let task = executable_directory()?;
@@ -116,7 +141,9 @@ pub fn launch(arguments: &[CString], environment: &[CString], paired: &Digest) -
     let before = sys::now_us();
     let tree = if source.archive.entries().any(|e| !e.lazy) {
         let options = Options::from_env(get);
-        Some(store::ensure(&source, &options, |n| !source.archive.entry(n).lazy)?)
+        Some(store::ensure(&source, &options, |n| {
+            !source.archive.entry(n).lazy
+        })?)
     } else {
         None
     };
@@ -124,17 +151,30 @@ pub fn launch(arguments: &[CString], environment: &[CString], paired: &Digest) -
 
     let place = |place: &Place| -> Result<Vec<u8>> {
         let base = match place.base {
-            Base::Tree => &tree.as_ref().ok_or(Error::Launch("a place in the tree, but no tree"))?.path,
+            Base::Tree => {
+                &tree
+                    .as_ref()
+                    .ok_or(Error::Launch("a place in the tree, but no tree"))?
+                    .path
+            }
             Base::Task => &task,
         };
         Ok([base.as_slice(), b"/", place.path.as_bytes()].concat())
     };
-    let library_path = launch.library_path.iter().map(place).collect::<Result<Vec<_>>>()?;
-    let environment = program_environment(environment, &library_path, &source, tree.as_ref(), &task);
+    let library_path = launch
+        .library_path
+        .iter()
+        .map(place)
+        .collect::<Result<Vec<_>>>()?;
+    let environment =
+        program_environment(environment, &library_path, &source, tree.as_ref(), &task);
     let (program, arguments) = match &launch.program {
         Some(program) => (place(program)?, arguments),
         None => {
-            let command = arguments.get(1..).filter(|a| !a.is_empty()).ok_or(Error::Launch("no program, and no arguments to start"))?;
+            let command = arguments
+                .get(1..)
+                .filter(|a| !a.is_empty())
+                .ok_or(Error::Launch("no program, and no arguments to start"))?;
             (command[0].to_bytes().to_vec(), command)
         }
     };
@@ -155,32 +195,67 @@ fn start_program(program: &[u8], arguments: &[CString], environment: &[CString])
         }
         sys::sleep_ms(10);
     }
-    let noexec = rustix::fs::statvfs(program).is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
-    Error::Exec { path: String::from_utf8_lossy(program).into_owned(), errno, noexec }
+    let noexec = rustix::fs::statvfs(program)
+        .is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
+    Error::Exec {
+        path: String::from_utf8_lossy(program).into_owned(),
+        errno,
+        noexec,
+    }
 }
 
 fn executable_directory() -> Result<Vec<u8>> {
     let link = "/proc/self/exe";
-    let path = rustix::fs::readlink(link, Vec::new()).map_err(|e| Error::io("read", link.as_bytes(), e))?.into_bytes();
+    let path = rustix::fs::readlink(link, Vec::new())
+        .map_err(|e| Error::io("read", link.as_bytes(), e))?
+        .into_bytes();
     Ok(crate::reader::parent(&path).unwrap_or_default().to_vec())
 }
 
 fn variable<'e>(environment: &'e [CString], name: &str) -> Option<&'e [u8]> {
-    environment.iter().find_map(|v| v.to_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    environment.iter().find_map(|v| {
+        v.to_bytes()
+            .strip_prefix(name.as_bytes())?
+            .strip_prefix(b"=")
+    })
 }
 
-fn program_environment(environment: &[CString], library_path: &[Vec<u8>], source: &ArchiveFile, tree: Option<&Tree>, task: &[u8]) -> Vec<CString> {
+fn program_environment(
+    environment: &[CString],
+    library_path: &[Vec<u8>],
+    source: &ArchiveFile,
+    tree: Option<&Tree>,
+    task: &[u8],
+) -> Vec<CString> {
     let mut libraries = library_path.to_vec();
-    libraries.extend(variable(environment, "LD_LIBRARY_PATH").filter(|v| !v.is_empty()).map(<[u8]>::to_vec));
+    libraries.extend(
+        variable(environment, "LD_LIBRARY_PATH")
+            .filter(|v| !v.is_empty())
+            .map(<[u8]>::to_vec),
+    );
     let set: [(&str, Option<Vec<u8>>); 5] = [
-        ("LD_LIBRARY_PATH", Some(libraries.join(&b':')).filter(|l| !l.is_empty())),
+        (
+            "LD_LIBRARY_PATH",
+            Some(libraries.join(&b':')).filter(|l| !l.is_empty()),
+        ),
         ("SLIMLAMBDA_ARCHIVE", Some(source.path.clone())),
-        ("SLIMLAMBDA_DIGEST", Some(format::hex(&source.archive.digest()).into_bytes())),
+        (
+            "SLIMLAMBDA_DIGEST",
+            Some(format::hex(&source.archive.digest()).into_bytes()),
+        ),
         ("SLIMLAMBDA_TREE", tree.map(|t| t.path.clone())),
         ("SLIMLAMBDA_TASK", Some(task.to_vec())),
     ];
-    let kept = environment.iter().filter(|v| !set.iter().any(|(name, _)| v.to_bytes().strip_prefix(name.as_bytes()).is_some_and(|r| r.first() == Some(&b'='))));
-    let ours = set.iter().filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_ref()?].concat()).ok());
+    let kept = environment.iter().filter(|v| {
+        !set.iter().any(|(name, _)| {
+            v.to_bytes()
+                .strip_prefix(name.as_bytes())
+                .is_some_and(|r| r.first() == Some(&b'='))
+        })
+    });
+    let ours = set.iter().filter_map(|(name, value)| {
+        CString::new([name.as_bytes(), b"=", value.as_ref()?].concat()).ok()
+    });
     kept.cloned().chain(ours).collect()
 }
 

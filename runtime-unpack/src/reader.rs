@@ -5,12 +5,14 @@
 
 use crate::error::{Error, Result};
 use crate::format::{
-    self, BLOB_SIZE, BLOCK_LOG2, Blob, Codec, Digest, ENTRY_SIZE, FLAG_LAZY, FRAME_SIZE, Frame, HEADER_SIZE, Header, Kind, MAGIC,
-    MAX_COUNT, MAX_INDEX_SIZE, VERSION,
+    self, BLOB_SIZE, BLOCK_LOG2, Blob, Codec, Digest, ENTRY_SIZE, FLAG_LAZY, FRAME_SIZE, Frame,
+    HEADER_SIZE, Header, Kind, MAGIC, MAX_COUNT, MAX_INDEX_SIZE, VERSION,
 };
 use alloc::vec::Vec;
 use core::ops::Range;
-use structured_zstd::decoding::{FrameContentSize, FrameDecoder, find_frame_compressed_size, read_frame_header_info};
+use structured_zstd::decoding::{
+    FrameContentSize, FrameDecoder, find_frame_compressed_size, read_frame_header_info,
+};
 
 /// Most an index may shrink by packing: bounds the allocation for it by the bytes present.
 const MAX_INDEX_RATIO: u64 = 2_000;
@@ -68,7 +70,9 @@ pub struct Piece {
 /// Reads the fixed-size header.
 pub fn read_header(bytes: &[u8; HEADER_SIZE]) -> Result<Header> {
     if bytes[..8] != MAGIC {
-        return Err(Error::Malformed("it does not begin with the archive's magic bytes"));
+        return Err(Error::Malformed(
+            "it does not begin with the archive's magic bytes",
+        ));
     }
     let version = u16_at(bytes, 8);
     if version != VERSION {
@@ -87,13 +91,17 @@ pub fn read_header(bytes: &[u8; HEADER_SIZE]) -> Result<Header> {
         index_digest: digest_at(bytes, 64),
     };
     if header.encode() != *bytes {
-        return Err(Error::Malformed("reserved bytes of the header are not zero"));
+        return Err(Error::Malformed(
+            "reserved bytes of the header are not zero",
+        ));
     }
     if !BLOCK_LOG2.contains(&header.block_log2) {
         return Err(Error::Malformed("block size out of range"));
     }
     if header.entries > MAX_COUNT || header.blobs > MAX_COUNT || header.frames > MAX_COUNT {
-        return Err(Error::Malformed("more entries, blobs or frames than the format allows"));
+        return Err(Error::Malformed(
+            "more entries, blobs or frames than the format allows",
+        ));
     }
     let tables = tables_size(&header);
     if header.index_unpacked < tables
@@ -119,9 +127,13 @@ pub fn read_index(header: Header, packed: &[u8], archive_size: u64) -> Result<Ar
     if packed.len() as u64 != header.index_packed || format::digest(packed) != header.index_digest {
         return Err(Error::Malformed("the index is not what its digest says"));
     }
-    let whole = (HEADER_SIZE as u64).checked_add(header.index_packed).and_then(|n| n.checked_add(header.frames_packed));
+    let whole = (HEADER_SIZE as u64)
+        .checked_add(header.index_packed)
+        .and_then(|n| n.checked_add(header.frames_packed));
     if whole != Some(archive_size) {
-        return Err(Error::Malformed("the file is longer or shorter than its header says"));
+        return Err(Error::Malformed(
+            "the file is longer or shorter than its header says",
+        ));
     }
     let mut index = alloc::vec![0; header.index_unpacked as usize];
     unzstd(packed, &mut index).map_err(Error::Malformed)?;
@@ -132,16 +144,37 @@ pub fn read_index(header: Header, packed: &[u8], archive_size: u64) -> Result<Ar
         at = range.end;
         range
     };
-    let (entries, blobs, frames) = (take(header.entries, ENTRY_SIZE), take(header.blobs, BLOB_SIZE), take(header.frames, FRAME_SIZE));
+    let (entries, blobs, frames) = (
+        take(header.entries, ENTRY_SIZE),
+        take(header.blobs, BLOB_SIZE),
+        take(header.frames, FRAME_SIZE),
+    );
     let launch = take(header.launch_size, 1);
     let strings = at..index.len();
 
-    let blobs: Vec<Blob> = index[blobs].chunks_exact(BLOB_SIZE).map(|r| Blob { size: u64_at(r, 0), digest: digest_at(r, 8) }).collect();
-    let frames = index[frames].chunks_exact(FRAME_SIZE).map(|r| read_frame(r, &header)).collect::<Result<Vec<_>>>()?;
+    let blobs: Vec<Blob> = index[blobs]
+        .chunks_exact(BLOB_SIZE)
+        .map(|r| Blob {
+            size: u64_at(r, 0),
+            digest: digest_at(r, 8),
+        })
+        .collect();
+    let frames = index[frames]
+        .chunks_exact(FRAME_SIZE)
+        .map(|r| read_frame(r, &header))
+        .collect::<Result<Vec<_>>>()?;
     let entries = read_entries(&index, entries, strings, header.blobs)?;
     let frame_offsets = frame_offsets(&header, &frames)?;
     check_content(&header, &blobs, &frames)?;
-    let archive = Archive { header, entries, blobs, frames, frame_offsets, index, launch };
+    let archive = Archive {
+        header,
+        entries,
+        blobs,
+        frames,
+        frame_offsets,
+        index,
+        launch,
+    };
     archive.check_tree()?;
     Ok(archive)
 }
@@ -152,12 +185,20 @@ fn read_frame(record: &[u8], header: &Header) -> Result<Frame> {
         1 => Codec::Zstd,
         _ => return Err(Error::Malformed("unknown codec")),
     };
-    let frame = Frame { packed: u32_at(record, 0), unpacked: u32_at(record, 4), codec, digest: digest_at(record, 12) };
+    let frame = Frame {
+        packed: u32_at(record, 0),
+        unpacked: u32_at(record, 4),
+        codec,
+        digest: digest_at(record, 12),
+    };
     if record[9..12] != [0; 3] {
         return Err(Error::Malformed("reserved bytes of a frame are not zero"));
     }
     // A packed frame larger than its content would only serve to make a reader allocate.
-    if frame.unpacked == 0 || frame.unpacked > 1 << header.block_log2 || frame.packed > frame.unpacked {
+    if frame.unpacked == 0
+        || frame.unpacked > 1 << header.block_log2
+        || frame.packed > frame.unpacked
+    {
         return Err(Error::Malformed("frame size out of range"));
     }
     if codec == Codec::Stored && frame.packed != frame.unpacked {
@@ -166,10 +207,18 @@ fn read_frame(record: &[u8], header: &Header) -> Result<Frame> {
     Ok(frame)
 }
 
-fn read_entries(index: &[u8], records: Range<usize>, strings: Range<usize>, blobs: u32) -> Result<Vec<Record>> {
+fn read_entries(
+    index: &[u8],
+    records: Range<usize>,
+    strings: Range<usize>,
+    blobs: u32,
+) -> Result<Vec<Record>> {
     let mut at = strings.start;
     let mut take = |len: usize| {
-        let range = at..at.checked_add(len).filter(|end| *end <= strings.end).ok_or(Error::Malformed("a path lies outside the index"))?;
+        let range = at..at
+            .checked_add(len)
+            .filter(|end| *end <= strings.end)
+            .ok_or(Error::Malformed("a path lies outside the index"))?;
         at = range.end;
         Ok(range)
     };
@@ -185,9 +234,19 @@ fn read_entries(index: &[u8], records: Range<usize>, strings: Range<usize>, blob
             0 if value == 0 => (Kind::Directory, 0..0),
             1 if value < blobs => (Kind::File { blob: value }, 0..0),
             2 => (Kind::Symlink { target: value }, take(value as usize)?),
-            _ => return Err(Error::Malformed("an entry is neither file, directory nor symlink")),
+            _ => {
+                return Err(Error::Malformed(
+                    "an entry is neither file, directory nor symlink",
+                ));
+            }
         };
-        entries.push(Record { path, target, kind, mode, lazy: record[1] & FLAG_LAZY != 0 });
+        entries.push(Record {
+            path,
+            target,
+            kind,
+            mode,
+            lazy: record[1] & FLAG_LAZY != 0,
+        });
     }
     if at != strings.end {
         return Err(Error::Malformed("bytes behind the last path"));
@@ -211,9 +270,13 @@ fn frame_offsets(header: &Header, frames: &[Frame]) -> Result<Vec<u64>> {
 
 fn check_content(header: &Header, blobs: &[Blob], frames: &[Frame]) -> Result<()> {
     let frames: u64 = frames.iter().map(|f| u64::from(f.unpacked)).sum();
-    let blobs = blobs.iter().try_fold(0u64, |sum, b| sum.checked_add(b.size));
+    let blobs = blobs
+        .iter()
+        .try_fold(0u64, |sum, b| sum.checked_add(b.size));
     if frames != header.content_size || blobs != Some(header.content_size) {
-        return Err(Error::Malformed("blobs and frames do not add up to the content"));
+        return Err(Error::Malformed(
+            "blobs and frames do not add up to the content",
+        ));
     }
     Ok(())
 }
@@ -242,7 +305,13 @@ impl Archive {
     /// The entry of this number. Panics when there is none, like indexing.
     pub fn entry(&self, number: usize) -> Entry<'_> {
         let r = &self.entries[number];
-        Entry { path: &self.index[r.path.clone()], target: &self.index[r.target.clone()], kind: r.kind, mode: r.mode, lazy: r.lazy }
+        Entry {
+            path: &self.index[r.path.clone()],
+            target: &self.index[r.target.clone()],
+            kind: r.kind,
+            mode: r.mode,
+            lazy: r.lazy,
+        }
     }
 
     /// All entries, sorted by path.
@@ -252,7 +321,9 @@ impl Archive {
 
     /// Number of the entry with this path.
     pub fn find(&self, path: &[u8]) -> Option<usize> {
-        self.entries.binary_search_by(|r| self.index[r.path.clone()].cmp(path)).ok()
+        self.entries
+            .binary_search_by(|r| self.index[r.path.clone()].cmp(path))
+            .ok()
     }
 
     /// The blobs.
@@ -286,12 +357,19 @@ impl Archive {
             while filled < frame.unpacked {
                 let Some((blob, offset, left)) = current.filter(|(_, _, left)| *left > 0) else {
                     // The sums agree (checked), so blobs do not run out before frames do.
-                    let Some((blob, number)) = blobs.next() else { break };
+                    let Some((blob, number)) = blobs.next() else {
+                        break;
+                    };
                     current = Some((number, 0, blob.size));
                     continue;
                 };
                 let len = left.min(u64::from(frame.unpacked - filled)) as u32;
-                pieces.push(Piece { blob, blob_offset: offset, frame_offset: filled, len });
+                pieces.push(Piece {
+                    blob,
+                    blob_offset: offset,
+                    frame_offset: filled,
+                    len,
+                });
                 filled += len;
                 current = Some((blob, offset + u64::from(len), left - u64::from(len)));
             }
@@ -305,7 +383,9 @@ impl Archive {
         let mut last: &[u8] = &[];
         for entry in self.entries() {
             if format::path_fault(entry.path).is_some() {
-                return Err(Error::Malformed("a path is empty, absolute, too long or leaves the root"));
+                return Err(Error::Malformed(
+                    "a path is empty, absolute, too long or leaves the root",
+                ));
             }
             if entry.path <= last {
                 return Err(Error::Malformed("paths are not sorted, or one comes twice"));
@@ -319,7 +399,9 @@ impl Archive {
             if let Some(parent) = parent(entry.path)
                 && self.find(parent).map(|i| self.entries[i].kind) != Some(Kind::Directory)
             {
-                return Err(Error::Malformed("a path leads through something that is no directory"));
+                return Err(Error::Malformed(
+                    "a path leads through something that is no directory",
+                ));
             }
         }
         Ok(())
@@ -357,7 +439,9 @@ fn unzstd(packed: &[u8], out: &mut [u8]) -> core::result::Result<(), &'static st
     if info.window_size > (out.len() as u64).next_power_of_two().max(1 << 10) {
         return Err("its window is larger than its content");
     }
-    if find_frame_compressed_size(packed).map_err(|_| "it is cut short or malformed")? != packed.len() {
+    if find_frame_compressed_size(packed).map_err(|_| "it is cut short or malformed")?
+        != packed.len()
+    {
         return Err("something follows it");
     }
     match FrameDecoder::new().decode_all(packed, out) {

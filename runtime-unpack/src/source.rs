@@ -23,18 +23,30 @@ impl ArchiveFile {
     /// Opens the first of `candidates` that exists. With `expected`, refuses any other archive than that.
     pub fn open(candidates: &[Vec<u8>], expected: Option<&Digest>) -> Result<ArchiveFile> {
         for path in candidates {
-            match rustix::fs::openat(CWD, path.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            match rustix::fs::openat(
+                CWD,
+                path.as_slice(),
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) {
                 Ok(file) => return ArchiveFile::read(file, path.clone(), expected),
                 Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
                 Err(errno) => return Err(Error::io("open the archive", path, errno)),
             }
         }
-        let names: Vec<String> = candidates.iter().map(|p| alloc::format!("`{}`", String::from_utf8_lossy(p))).collect();
-        Err(Error::NoArchive { searched: names.join(", ") })
+        let names: Vec<String> = candidates
+            .iter()
+            .map(|p| alloc::format!("`{}`", String::from_utf8_lossy(p)))
+            .collect();
+        Err(Error::NoArchive {
+            searched: names.join(", "),
+        })
     }
 
     fn read(file: OwnedFd, path: Vec<u8>, expected: Option<&Digest>) -> Result<ArchiveFile> {
-        let size = rustix::fs::fstat(&file).map_err(|e| Error::io("inspect", &path, e))?.st_size as u64;
+        let size = rustix::fs::fstat(&file)
+            .map_err(|e| Error::io("inspect", &path, e))?
+            .st_size as u64;
         let mut header = [0; HEADER_SIZE];
         if size < HEADER_SIZE as u64 {
             return Err(Error::Malformed("it is shorter than an archive's header"));
@@ -44,15 +56,23 @@ impl ArchiveFile {
         let found = format::digest(&header);
         let header = reader::read_header(&header)?;
         if let Some(expected) = expected.filter(|d| **d != found) {
-            return Err(Error::WrongArchive { expected: format::hex(expected), found: format::hex(&found) });
+            return Err(Error::WrongArchive {
+                expected: format::hex(expected),
+                found: format::hex(&found),
+            });
         }
         if header.index_packed > size - HEADER_SIZE as u64 {
             return Err(Error::Malformed("the index is cut short"));
         }
         let mut packed = alloc::vec![0; header.index_packed as usize];
-        pread_exact(&file, &mut packed, HEADER_SIZE as u64).map_err(|e| Error::io("read", &path, e))?;
+        pread_exact(&file, &mut packed, HEADER_SIZE as u64)
+            .map_err(|e| Error::io("read", &path, e))?;
         let archive = reader::read_index(header, &packed, size)?;
-        Ok(ArchiveFile { archive, path, file })
+        Ok(ArchiveFile {
+            archive,
+            path,
+            file,
+        })
     }
 
     /// Reads frame `number` and unpacks it into `out`; `packed` is scratch space.
@@ -60,7 +80,8 @@ impl ArchiveFile {
         let frame = &self.archive.frames()[number];
         packed.resize(frame.packed as usize, 0);
         out.resize(frame.unpacked as usize, 0);
-        pread_exact(&self.file, packed, self.archive.frame_range(number).start).map_err(|e| Error::io("read", &self.path, e))?;
+        pread_exact(&self.file, packed, self.archive.frame_range(number).start)
+            .map_err(|e| Error::io("read", &self.path, e))?;
         reader::decode_frame(number as u32, frame, packed, out)
     }
 }

@@ -43,9 +43,13 @@ impl Options {
     pub fn from_env(get: impl Fn(&str) -> Option<Vec<u8>>) -> Options {
         let number = |name: &str| core::str::from_utf8(&get(name)?).ok()?.parse::<u64>().ok();
         Options {
-            tmp: get("SLIMLAMBDA_TMP").filter(|t| !t.is_empty()).unwrap_or_else(|| b"/tmp".to_vec()),
+            tmp: get("SLIMLAMBDA_TMP")
+                .filter(|t| !t.is_empty())
+                .unwrap_or_else(|| b"/tmp".to_vec()),
             verify: number("SLIMLAMBDA_VERIFY") == Some(1),
-            threads: number("SLIMLAMBDA_THREADS").map_or_else(sys::cores, |n| n as usize).clamp(1, 64),
+            threads: number("SLIMLAMBDA_THREADS")
+                .map_or_else(sys::cores, |n| n as usize)
+                .clamp(1, 64),
             lock_timeout_ms: number("SLIMLAMBDA_LOCK_TIMEOUT_MS").unwrap_or(10_000),
         }
     }
@@ -87,7 +91,11 @@ pub struct Done {
 }
 
 /// Sees to it that the entries that `wanted` picks are in the tree, whole; unpacks what is not.
-pub fn ensure(source: &ArchiveFile, options: &Options, wanted: impl Fn(usize) -> bool) -> Result<Tree> {
+pub fn ensure(
+    source: &ArchiveFile,
+    options: &Options,
+    wanted: impl Fn(usize) -> bool,
+) -> Result<Tree> {
     let archive = &source.archive;
     let store = Store::open(options, source)?;
     let (lock, waited_us) = store.lock()?;
@@ -100,15 +108,28 @@ pub fn ensure(source: &ArchiveFile, options: &Options, wanted: impl Fn(usize) ->
         Some(tree) => unpack::missing(archive, &wanted, tree.as_fd(), options.verify)?,
         None => wanted,
     };
-    let mut done = Done { waited_us, ..Done::default() };
+    let mut done = Done {
+        waited_us,
+        ..Done::default()
+    };
     if tree.is_some() && !lacking.contains(&true) {
         done.warm = true;
     } else {
         let counts = store.fill(tree, &Selection::new(archive, lacking))?;
-        done = Done { frames: counts.frames, packed: counts.packed, unpacked: counts.unpacked, threads: counts.threads, ..done };
+        done = Done {
+            frames: counts.frames,
+            packed: counts.packed,
+            unpacked: counts.unpacked,
+            threads: counts.threads,
+            ..done
+        };
     }
     drop(lock);
-    Ok(Tree { path: store.path(""), done, in_use })
+    Ok(Tree {
+        path: store.path(""),
+        done,
+        in_use,
+    })
 }
 
 struct Store<'a> {
@@ -129,12 +150,17 @@ impl<'a> Store<'a> {
             Err(errno) => return Err(Error::io("create directory", &base_path, errno)),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let untrusted = |why| Error::Untrusted { path: String::from_utf8_lossy(&base_path).into_owned(), why };
-        let base = rustix::fs::openat(CWD, base_path.as_slice(), flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::LOOP => untrusted("is a symlink"),
-            Errno::NOTDIR => untrusted("is no directory"),
-            errno => Error::io("open directory", &base_path, errno),
-        })?;
+        let untrusted = |why| Error::Untrusted {
+            path: String::from_utf8_lossy(&base_path).into_owned(),
+            why,
+        };
+        let base = rustix::fs::openat(CWD, base_path.as_slice(), flags, Mode::empty()).map_err(
+            |errno| match errno {
+                Errno::LOOP => untrusted("is a symlink"),
+                Errno::NOTDIR => untrusted("is no directory"),
+                errno => Error::io("open directory", &base_path, errno),
+            },
+        )?;
         let stat = rustix::fs::fstat(&base).map_err(|e| Error::io("inspect", &base_path, e))?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(untrusted("belongs to another user"));
@@ -142,7 +168,13 @@ impl<'a> Store<'a> {
         if stat.st_mode & 0o022 != 0 {
             return Err(untrusted("can be written by others"));
         }
-        Ok(Store { source, options, base, base_path, digest: hex(&source.archive.digest()) })
+        Ok(Store {
+            source,
+            options,
+            base,
+            base_path,
+            digest: hex(&source.archive.digest()),
+        })
     }
 
     fn name(&self, suffix: &str) -> Vec<u8> {
@@ -158,7 +190,8 @@ impl<'a> Store<'a> {
     }
 
     fn open_lock(&self, suffix: &str, flags: OFlags) -> Result<OwnedFd> {
-        open_lock(self.base.as_fd(), &self.name(suffix), flags).map_err(|e| self.fail("open", suffix, e))
+        open_lock(self.base.as_fd(), &self.name(suffix), flags)
+            .map_err(|e| self.fail("open", suffix, e))
     }
 
     /// Takes the lock. Waits as long as its holder gets on, and `lock_timeout_ms` longer.
@@ -172,7 +205,11 @@ impl<'a> Store<'a> {
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(errno) => return Err(self.fail("lock", ".lock", errno)),
             }
-            let progress = rustix::fs::statat(&self.base, self.name(".progress"), AtFlags::SYMLINK_NOFOLLOW);
+            let progress = rustix::fs::statat(
+                &self.base,
+                self.name(".progress"),
+                AtFlags::SYMLINK_NOFOLLOW,
+            );
             let progress = progress.ok().map(|s| (s.st_mtime, s.st_mtime_nsec));
             let now = sys::now_us();
             if progress != seen {
@@ -180,7 +217,10 @@ impl<'a> Store<'a> {
             }
             let waited_ms = (now - since) / 1000;
             if waited_ms >= self.options.lock_timeout_ms {
-                return Err(Error::Stalled { path: String::from_utf8_lossy(&self.path(".lock")).into_owned(), waited_ms });
+                return Err(Error::Stalled {
+                    path: String::from_utf8_lossy(&self.path(".lock")).into_owned(),
+                    waited_ms,
+                });
             }
             sys::sleep_ms(5);
         }
@@ -192,7 +232,8 @@ impl<'a> Store<'a> {
             Ok(tree) => Ok(Some(tree)),
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) => {
-                remove_tree(self.base.as_fd(), &self.name("")).map_err(|e| self.fail("remove", "", e))?;
+                remove_tree(self.base.as_fd(), &self.name(""))
+                    .map_err(|e| self.fail("remove", "", e))?;
                 Ok(None)
             }
             Err(errno) => Err(self.fail("open directory", "", errno)),
@@ -211,14 +252,18 @@ impl<'a> Store<'a> {
                     self.clear_stage()?;
                 }
                 None => {
-                    rename_new(self.base.as_fd(), &self.name(".partial"), &self.name("")).map_err(|e| self.fail("complete", "", e))?;
+                    rename_new(self.base.as_fd(), &self.name(".partial"), &self.name(""))
+                        .map_err(|e| self.fail("complete", "", e))?;
                     self.remove(".progress")?;
                 }
             }
             Ok(counts)
         });
         match result {
-            Err(Error::Io { errno: Errno::NOSPC | Errno::DQUOT, .. }) => {
+            Err(Error::Io {
+                errno: Errno::NOSPC | Errno::DQUOT,
+                ..
+            }) => {
                 let error = self.space_error(selection);
                 self.clear_stage()?; // nothing of ours stays behind on a full disk
                 Err(error)
@@ -235,7 +280,11 @@ impl<'a> Store<'a> {
                 return Err(Error::io("write", &self.path(".partial"), Errno::NOSPC));
             }
         }
-        match rustix::fs::mkdirat(&self.base, self.name(".partial"), Mode::from_raw_mode(0o755)) {
+        match rustix::fs::mkdirat(
+            &self.base,
+            self.name(".partial"),
+            Mode::from_raw_mode(0o755),
+        ) {
             // Without a stage, progress would speak of files that are not there.
             Ok(()) => self.remove(".progress")?,
             Err(Errno::EXIST) => {}
@@ -248,8 +297,18 @@ impl<'a> Store<'a> {
             }
             other => other.map_err(|e| self.fail("open directory", ".partial", e))?,
         };
-        let mut progress = Progress::open(self.base.as_fd(), &self.name(".progress"), self.source.archive.frames().len())?;
-        let counts = unpack::unpack(self.source, selection, stage.as_fd(), &mut progress, self.options.threads)?;
+        let mut progress = Progress::open(
+            self.base.as_fd(),
+            &self.name(".progress"),
+            self.source.archive.frames().len(),
+        )?;
+        let counts = unpack::unpack(
+            self.source,
+            selection,
+            stage.as_fd(),
+            &mut progress,
+            self.options.threads,
+        )?;
         Ok((stage, counts))
     }
 
@@ -260,7 +319,8 @@ impl<'a> Store<'a> {
     }
 
     fn remove(&self, suffix: &str) -> Result<()> {
-        remove_tree(self.base.as_fd(), &self.name(suffix)).map_err(|e| self.fail("remove", suffix, e))
+        remove_tree(self.base.as_fd(), &self.name(suffix))
+            .map_err(|e| self.fail("remove", suffix, e))
     }
 
     fn free_space(&self) -> Result<u64> {
@@ -292,7 +352,12 @@ impl<'a> Store<'a> {
         let total = rustix::fs::fstatvfs(&self.base).map_or(0, |fs| fs.f_blocks * fs.f_frsize);
         let free = self.free_space().unwrap_or(0) + self.staged_size();
         let needed = selection.disk_size().max(selection.content_size());
-        Error::Space { path, needed, free: free.min(needed.saturating_sub(1)), total }
+        Error::Space {
+            path,
+            needed,
+            free: free.min(needed.saturating_sub(1)),
+            total,
+        }
     }
 
     /// Removes the trees of other archives (older versions of the function) that nobody holds.
@@ -303,7 +368,10 @@ impl<'a> Store<'a> {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name().to_bytes();
             let digest = &name[..name.len().min(64)];
-            if crate::format::parse_hex(digest).is_some() && digest != self.digest.as_bytes() && !digests.iter().any(|d| d == digest) {
+            if crate::format::parse_hex(digest).is_some()
+                && digest != self.digest.as_bytes()
+                && !digests.iter().any(|d| d == digest)
+            {
                 digests.push(digest.to_vec());
             }
         }
@@ -326,8 +394,17 @@ impl<'a> Store<'a> {
     }
 }
 
-fn open_lock(base: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> core::result::Result<OwnedFd, Errno> {
-    rustix::fs::openat(base, name, OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | flags, Mode::from_raw_mode(0o600))
+fn open_lock(
+    base: BorrowedFd<'_>,
+    name: &[u8],
+    flags: OFlags,
+) -> core::result::Result<OwnedFd, Errno> {
+    rustix::fs::openat(
+        base,
+        name,
+        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | flags,
+        Mode::from_raw_mode(0o600),
+    )
 }
 
 /// Never waits in practice: who wants `.use` for itself holds `.lock` too, and that one is ours.

@@ -13,7 +13,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Cores that this process may run on, at least 1.
 pub(crate) fn cores() -> usize {
-    sched_getaffinity(None).map_or(1, |set| set.count() as usize).max(1)
+    sched_getaffinity(None)
+        .map_or(1, |set| set.count() as usize)
+        .max(1)
 }
 
 /// Microseconds on a clock that never goes back.
@@ -24,7 +26,10 @@ pub(crate) fn now_us() -> u64 {
 
 /// Sleeps; a signal may cut it short.
 pub(crate) fn sleep_ms(ms: u32) {
-    let _ = rustix::thread::nanosleep(&Timespec { tv_sec: (ms / 1000).into(), tv_nsec: i64::from(ms % 1000) * 1_000_000 });
+    let _ = rustix::thread::nanosleep(&Timespec {
+        tv_sec: (ms / 1000).into(),
+        tv_nsec: i64::from(ms % 1000) * 1_000_000,
+    });
 }
 
 /// Writes to standard error, once.
@@ -63,14 +68,27 @@ pub(crate) fn parallel<R: Send, F: Fn(usize) -> R + Sync>(threads: usize, body: 
         ptr::null_mut()
     }
 
-    let mut tasks: Vec<Task<'_, F, R>> = (0..threads).map(|number| Task { body: &body, number, result: None }).collect();
+    let mut tasks: Vec<Task<'_, F, R>> = (0..threads)
+        .map(|number| Task {
+            body: &body,
+            number,
+            result: None,
+        })
+        .collect();
     if let Some((first, others)) = tasks.split_first_mut() {
         let mut joins = Joins(Vec::with_capacity(others.len()));
         for task in others {
             let mut thread = core::mem::MaybeUninit::uninit();
             // SAFETY: default attributes; `run` matches the task's type; the task outlives the thread, because
             // `joins` is dropped (and so joins) before `tasks` is touched again.
-            let refused = unsafe { libc::pthread_create(thread.as_mut_ptr(), ptr::null(), run::<R, F>, ptr::from_mut(task).cast()) };
+            let refused = unsafe {
+                libc::pthread_create(
+                    thread.as_mut_ptr(),
+                    ptr::null(),
+                    run::<R, F>,
+                    ptr::from_mut(task).cast(),
+                )
+            };
             if refused != 0 {
                 break;
             }
@@ -84,8 +102,16 @@ pub(crate) fn parallel<R: Send, F: Fn(usize) -> R + Sync>(threads: usize, body: 
 
 /// Becomes another program; returns only if that fails.
 pub(crate) fn exec(program: &[u8], arguments: &[CString], environment: &[CString]) -> Errno {
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> { strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect() };
-    let Ok(program) = CString::new(program) else { return Errno::INVAL };
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([ptr::null()])
+            .collect()
+    };
+    let Ok(program) = CString::new(program) else {
+        return Errno::INVAL;
+    };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // SAFETY: all three are NUL-terminated strings or null-terminated arrays of such, alive until the call returns.
     unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };

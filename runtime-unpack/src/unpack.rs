@@ -16,7 +16,10 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-const WRITE: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const WRITE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// Which entries to unpack, and what each frame has to do with them.
 pub(crate) struct Selection<'a> {
@@ -41,19 +44,30 @@ impl<'a> Selection<'a> {
         for pieces in &mut pieces {
             pieces.retain(|p| !by_blob[p.blob as usize].is_empty());
         }
-        Selection { archive, wanted, by_blob, pieces }
+        Selection {
+            archive,
+            wanted,
+            by_blob,
+            pieces,
+        }
     }
 
     /// Bytes that the wanted files take, in blocks of 4 KiB as file systems count them.
     pub(crate) fn disk_size(&self) -> u64 {
         let files = self.archive.blobs().iter().zip(&self.by_blob);
-        let content: u64 = files.map(|(blob, entries)| blob.size.next_multiple_of(4096) * entries.len() as u64).sum();
+        let content: u64 = files
+            .map(|(blob, entries)| blob.size.next_multiple_of(4096) * entries.len() as u64)
+            .sum();
         content + 4096 * self.wanted.iter().filter(|w| **w).count() as u64 / 4
     }
 
     /// Bytes of content in the wanted files.
     pub(crate) fn content_size(&self) -> u64 {
-        self.pieces.iter().flatten().map(|p| u64::from(p.len) * self.by_blob[p.blob as usize].len() as u64).sum()
+        self.pieces
+            .iter()
+            .flatten()
+            .map(|p| u64::from(p.len) * self.by_blob[p.blob as usize].len() as u64)
+            .sum()
     }
 
     /// Whether this piece is all of its blob.
@@ -74,7 +88,8 @@ impl Progress {
     pub(crate) fn open(dir: BorrowedFd<'_>, name: &[u8], frames: usize) -> Result<Progress> {
         let fail = |errno| Error::io("keep progress in", name, errno);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
+        let file =
+            rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
         let mut bytes = alloc::vec![0; frames];
         if rustix::fs::fstat(&file).map_err(fail)?.st_size as u64 == frames as u64 {
             crate::fs::pread_exact(&file, &mut bytes, 0).map_err(fail)?;
@@ -83,16 +98,22 @@ impl Progress {
             rustix::fs::ftruncate(&file, 0).map_err(fail)?;
             pwrite_all(&file, &bytes, 0).map_err(fail)?;
         }
-        Ok(Progress { file, path: name.to_vec(), done: bytes.iter().map(|b| *b == 1).collect() })
+        Ok(Progress {
+            file,
+            path: name.to_vec(),
+            done: bytes.iter().map(|b| *b == 1).collect(),
+        })
     }
 
     fn mark(&self, frame: usize) -> Result<()> {
-        pwrite_all(&self.file, &[1], frame as u64).map_err(|e| Error::io("keep progress in", &self.path, e))
+        pwrite_all(&self.file, &[1], frame as u64)
+            .map_err(|e| Error::io("keep progress in", &self.path, e))
     }
 
     fn unmark(&mut self, frame: usize) -> Result<()> {
         self.done[frame] = false;
-        pwrite_all(&self.file, &[0], frame as u64).map_err(|e| Error::io("keep progress in", &self.path, e))
+        pwrite_all(&self.file, &[0], frame as u64)
+            .map_err(|e| Error::io("keep progress in", &self.path, e))
     }
 }
 
@@ -106,17 +127,27 @@ pub(crate) struct Counts {
 }
 
 /// Unpacks the selection below `stage`, skipping the frames that `progress` says are done.
-pub(crate) fn unpack(source: &ArchiveFile, selection: &Selection<'_>, stage: BorrowedFd<'_>, progress: &mut Progress, threads: usize) -> Result<Counts> {
+pub(crate) fn unpack(
+    source: &ArchiveFile,
+    selection: &Selection<'_>,
+    stage: BorrowedFd<'_>,
+    progress: &mut Progress,
+    threads: usize,
+) -> Result<Counts> {
     forget_damaged(selection, stage, progress)?;
     let progress = &*progress;
-    let todo: Vec<usize> = (0..selection.pieces.len()).filter(|n| !selection.pieces[*n].is_empty() && !progress.done[*n]).collect();
+    let todo: Vec<usize> = (0..selection.pieces.len())
+        .filter(|n| !selection.pieces[*n].is_empty() && !progress.done[*n])
+        .collect();
 
     let mut cursor = Cursor::new(stage);
     for (_, entry) in wanted(selection) {
         match entry.kind {
             Kind::Directory => make_directory(&mut cursor, entry.path)?,
             // No frame holds a byte of it, so nobody else would create it.
-            Kind::File { blob } if source.archive.blobs()[blob as usize].size == 0 => write_whole(&mut cursor, entry.path, entry.mode, &[])?,
+            Kind::File { blob } if source.archive.blobs()[blob as usize].size == 0 => {
+                write_whole(&mut cursor, entry.path, entry.mode, &[])?
+            }
             _ => {}
         }
     }
@@ -145,8 +176,14 @@ pub(crate) fn unpack(source: &ArchiveFile, selection: &Selection<'_>, stage: Bor
     })
 }
 
-fn wanted<'s>(selection: &'s Selection<'_>) -> impl Iterator<Item = (usize, crate::reader::Entry<'s>)> {
-    selection.archive.entries().enumerate().filter(|(n, _)| selection.wanted[*n])
+fn wanted<'s>(
+    selection: &'s Selection<'_>,
+) -> impl Iterator<Item = (usize, crate::reader::Entry<'s>)> {
+    selection
+        .archive
+        .entries()
+        .enumerate()
+        .filter(|(n, _)| selection.wanted[*n])
 }
 
 /// One thread's share: takes frame after frame until none is left or another thread failed.
@@ -189,7 +226,8 @@ fn write_whole(cursor: &mut Cursor<'_>, path: &[u8], mode: u16, bytes: &[u8]) ->
         match rustix::fs::openat(dir, name, WRITE | OFlags::EXCL, mode) {
             Ok(file) => break file,
             // Left by a process that was killed before it marked the frame.
-            Err(Errno::EXIST) => rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(|e| Error::io("replace", path, e))?,
+            Err(Errno::EXIST) => rustix::fs::unlinkat(dir, name, AtFlags::empty())
+                .map_err(|e| Error::io("replace", path, e))?,
             Err(errno) => return Err(Error::io("create", path, errno)),
         }
     };
@@ -201,7 +239,8 @@ fn write_whole(cursor: &mut Cursor<'_>, path: &[u8], mode: u16, bytes: &[u8]) ->
 fn write_part(cursor: &mut Cursor<'_>, path: &[u8], bytes: &[u8], offset: u64) -> Result<()> {
     let (dir, name) = cursor.at(path)?;
     // Writable until all parts are there; `finish` sets the entry's mode.
-    let file = rustix::fs::openat(dir, name, WRITE, Mode::from_raw_mode(0o600)).map_err(|e| Error::io("create", path, e))?;
+    let file = rustix::fs::openat(dir, name, WRITE, Mode::from_raw_mode(0o600))
+        .map_err(|e| Error::io("create", path, e))?;
     pwrite_all(&file, bytes, offset).map_err(|e| Error::io("write", path, e))
 }
 
@@ -216,8 +255,13 @@ fn finish(selection: &Selection<'_>, stage: BorrowedFd<'_>) -> Result<()> {
         match entry.kind {
             Kind::File { blob } if in_parts[blob as usize] => {
                 let (dir, name) = cursor.at(entry.path)?;
-                rustix::fs::chmodat(dir, name, Mode::from_raw_mode(entry.mode.into()), AtFlags::empty())
-                    .map_err(|e| Error::io("set the mode of", entry.path, e))?;
+                rustix::fs::chmodat(
+                    dir,
+                    name,
+                    Mode::from_raw_mode(entry.mode.into()),
+                    AtFlags::empty(),
+                )
+                .map_err(|e| Error::io("set the mode of", entry.path, e))?;
             }
             Kind::Symlink { .. } => {
                 let (dir, name) = cursor.at(entry.path)?;
@@ -239,9 +283,18 @@ fn finish(selection: &Selection<'_>, stage: BorrowedFd<'_>) -> Result<()> {
 
 /// Progress is only worth something while the files it speaks of are there: a frame whose bytes cannot all be
 /// in the stage any more is to be done again.
-fn forget_damaged(selection: &Selection<'_>, stage: BorrowedFd<'_>, progress: &mut Progress) -> Result<()> {
+fn forget_damaged(
+    selection: &Selection<'_>,
+    stage: BorrowedFd<'_>,
+    progress: &mut Progress,
+) -> Result<()> {
     let mut reach = alloc::vec![0u64; selection.by_blob.len()];
-    for (frame, pieces) in selection.pieces.iter().enumerate().filter(|(n, _)| progress.done[*n]) {
+    for (frame, pieces) in selection
+        .pieces
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| progress.done[*n])
+    {
         debug_assert!(frame < progress.done.len());
         for piece in pieces {
             let end = piece.blob_offset + u64::from(piece.len);
@@ -256,7 +309,8 @@ fn forget_damaged(selection: &Selection<'_>, stage: BorrowedFd<'_>, progress: &m
             let size = selection.archive.blobs()[blob].size;
             let stat = cursor.stat(path)?;
             let intact = stat.is_some_and(|s| {
-                FileType::from_raw_mode(s.st_mode) == FileType::RegularFile && (*reach..=size).contains(&(s.st_size as u64))
+                FileType::from_raw_mode(s.st_mode) == FileType::RegularFile
+                    && (*reach..=size).contains(&(s.st_size as u64))
             });
             damaged[blob] |= !intact;
             if !intact && stat.is_some() {
@@ -275,7 +329,11 @@ fn forget_damaged(selection: &Selection<'_>, stage: BorrowedFd<'_>, progress: &m
 
 /// Moves everything selected from the stage into a tree that is already in use: each by rename, so that whoever has the
 /// old file open or mapped keeps it whole.
-pub(crate) fn move_into(selection: &Selection<'_>, stage: BorrowedFd<'_>, tree: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn move_into(
+    selection: &Selection<'_>,
+    stage: BorrowedFd<'_>,
+    tree: BorrowedFd<'_>,
+) -> Result<()> {
     let (mut from, mut to) = (Cursor::new(stage), Cursor::new(tree));
     for (_, entry) in wanted(selection) {
         if entry.kind == Kind::Directory {
@@ -296,28 +354,45 @@ pub(crate) fn move_into(selection: &Selection<'_>, stage: BorrowedFd<'_>, tree: 
 
 /// Which of the wanted entries `tree` does not have as they should be. With `verify`, contents are read and compared
 /// with their digests; otherwise kind, size and mode speak for a file.
-pub(crate) fn missing(archive: &Archive, wanted: &[bool], tree: BorrowedFd<'_>, verify: bool) -> Result<Vec<bool>> {
+pub(crate) fn missing(
+    archive: &Archive,
+    wanted: &[bool],
+    tree: BorrowedFd<'_>,
+    verify: bool,
+) -> Result<Vec<bool>> {
     let mut cursor = Cursor::new(tree);
     let mut out = alloc::vec![false; wanted.len()];
     for (number, entry) in archive.entries().enumerate().filter(|(n, _)| wanted[*n]) {
         let stat = cursor.stat(entry.path)?;
-        let found = stat.map(|s| (FileType::from_raw_mode(s.st_mode), s.st_size as u64, s.st_mode as u16 & 0o7777));
+        let found = stat.map(|s| {
+            (
+                FileType::from_raw_mode(s.st_mode),
+                s.st_size as u64,
+                s.st_mode as u16 & 0o7777,
+            )
+        });
         out[number] = !match entry.kind {
             Kind::Directory => matches!(found, Some((FileType::Directory, ..))),
             Kind::File { blob } => {
                 let blob = &archive.blobs()[blob as usize];
-                found == Some((FileType::RegularFile, blob.size, entry.mode)) && (!verify || content_digest(&mut cursor, entry.path)? == blob.digest)
+                found == Some((FileType::RegularFile, blob.size, entry.mode))
+                    && (!verify || content_digest(&mut cursor, entry.path)? == blob.digest)
             }
-            Kind::Symlink { .. } => matches!(found, Some((FileType::Symlink, ..))) && {
-                let (dir, name) = cursor.at(entry.path)?;
-                rustix::fs::readlinkat(dir, name, Vec::new()).is_ok_and(|t| t.as_bytes() == entry.target)
-            },
+            Kind::Symlink { .. } => {
+                matches!(found, Some((FileType::Symlink, ..))) && {
+                    let (dir, name) = cursor.at(entry.path)?;
+                    rustix::fs::readlinkat(dir, name, Vec::new())
+                        .is_ok_and(|t| t.as_bytes() == entry.target)
+                }
+            }
         };
     }
     // Whoever is missing needs the directories that lead to it on the stage.
     for number in 0..out.len() {
         let mut path = archive.entry(number).path;
-        while out[number] && let Some(above) = crate::reader::parent(path) {
+        while out[number]
+            && let Some(above) = crate::reader::parent(path)
+        {
             if let Some(n) = archive.find(above) {
                 out[n] = true;
             }
@@ -330,7 +405,8 @@ pub(crate) fn missing(archive: &Archive, wanted: &[bool], tree: BorrowedFd<'_>, 
 fn content_digest(cursor: &mut Cursor<'_>, path: &[u8]) -> Result<crate::format::Digest> {
     let (dir, name) = cursor.at(path)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| Error::io("open", path, e))?;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty())
+        .map_err(|e| Error::io("open", path, e))?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = alloc::vec![0u8; 1 << 18];
     loop {

@@ -75,22 +75,26 @@ fn flags(directory: &Path) -> Vec<String> {
         "-Clinker=rust-lld".to_string(),
         "-Ctarget-feature=+crt-static".to_string(),
     ];
-    let remap =
-        |path: &Path, name: &str| format!("--remap-path-prefix={}={name}", path.display());
+    let remap = |path: &Path, name: &str| format!("--remap-path-prefix={}={name}", path.display());
     if !directory.as_os_str().is_empty() {
         flags.push(remap(directory, "launcher"));
-        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-            Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo"))
-        });
+        let home = std::env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
         flags.extend(home.map(|home| remap(&home, "cargo")));
     }
     flags
 }
 
 fn build(target: &str, offline: bool) -> anyhow::Result<Vec<u8>> {
-    let directory = tempfile::Builder::new().prefix("slimlambda-launcher-").tempdir();
+    let directory = tempfile::Builder::new()
+        .prefix("slimlambda-launcher-")
+        .tempdir();
     let directory = directory.context("failed to create a temporary directory")?;
-    let root = directory.path().canonicalize().context("failed to find the temporary directory")?;
+    let root = directory
+        .path()
+        .canonicalize()
+        .context("failed to find the temporary directory")?;
     for (path, text) in SOURCE {
         let path = root.join(path);
         let parent = path.parent().unwrap_or(&root);
@@ -128,14 +132,22 @@ fn run(root: &Path, target: &str, offline: bool) -> anyhow::Result<Result<(), St
     // The function's own build settings are not the launcher's.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        let foreign = ["CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_BUILD_", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
+        let foreign = [
+            "CARGO_PROFILE_",
+            "CARGO_TARGET_",
+            "CARGO_BUILD_",
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+        ];
         if foreign.iter().any(|prefix| text.starts_with(prefix)) {
             command.env_remove(&name);
         }
     }
     command.env("CARGO_ENCODED_RUSTFLAGS", flags(root).join("\x1f"));
     command.env("CARGO_TARGET_DIR", root.join("target"));
-    let output = command.output().context("failed to run cargo for the launcher")?;
+    let output = command
+        .output()
+        .context("failed to run cargo for the launcher")?;
     Ok(match output.status.success() {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),

@@ -68,7 +68,12 @@ struct Content<'a> {
 /// # Errors
 ///
 /// A path that the format does not allow.
-pub fn pack(inputs: &[Input<'_>], launch: &Launch, level: i32, sink: Sink<'_>) -> anyhow::Result<Packed> {
+pub fn pack(
+    inputs: &[Input<'_>],
+    launch: &Launch,
+    level: i32,
+    sink: Sink<'_>,
+) -> anyhow::Result<Packed> {
     let entries = entries(inputs)?;
     let (blobs, blob_of) = blobs(inputs);
     let frames = cut(&blobs);
@@ -80,19 +85,28 @@ pub fn pack(inputs: &[Input<'_>], launch: &Launch, level: i32, sink: Sink<'_>) -
             let frame = compress(parts, level)?;
             let len = u64::from(frame.0.unpacked);
             let done = done.fetch_add(len, Ordering::Relaxed) + len;
-            sink(Event::Progress { what: "archive", done, total });
+            sink(Event::Progress {
+                what: "archive",
+                done,
+                total,
+            });
             Ok(frame)
         })
         .collect::<anyhow::Result<_>>()?;
 
     let launch = launch.encode();
     let index = index(&entries, inputs, &blobs, &blob_of, &packed, &launch);
-    let index_packed = compressor(19)?.compress(&index).context("failed to compress the index")?;
+    let index_packed = compressor(19)?
+        .compress(&index)
+        .context("failed to compress the index")?;
     let header = Header {
         block_log2: BLOCK_LOG2,
         index_packed: index_packed.len() as u64,
         index_unpacked: index.len() as u64,
-        frames_packed: packed.iter().map(|(frame, _)| u64::from(frame.packed)).sum(),
+        frames_packed: packed
+            .iter()
+            .map(|(frame, _)| u64::from(frame.packed))
+            .sum(),
         content_size: total,
         entries: count(entries.len())?,
         blobs: count(blobs.len())?,
@@ -100,20 +114,28 @@ pub fn pack(inputs: &[Input<'_>], launch: &Launch, level: i32, sink: Sink<'_>) -
         launch_size: count(launch.len())?,
         index_digest: format::digest(&index_packed),
     };
-    let mut bytes = Vec::with_capacity(HEADER_SIZE + index_packed.len() + header.frames_packed as usize);
+    let mut bytes =
+        Vec::with_capacity(HEADER_SIZE + index_packed.len() + header.frames_packed as usize);
     bytes.extend_from_slice(&header.encode());
     bytes.extend_from_slice(&index_packed);
     for (_, frame) in &packed {
         bytes.extend_from_slice(frame);
     }
     let packed_sizes = packed_sizes(&blobs, &blob_of, &packed);
-    Ok(Packed { bytes, digest: header.digest(), packed_sizes, frames: packed.len() })
+    Ok(Packed {
+        bytes,
+        digest: header.digest(),
+        packed_sizes,
+        frames: packed.len(),
+    })
 }
 
 /// Bytes that `bytes` would take packed, quickly guessed: its frames at a low level.
 pub fn estimate(bytes: &[u8]) -> anyhow::Result<u64> {
     let blocks: Vec<&[u8]> = bytes.chunks(1 << BLOCK_LOG2).collect();
-    let sizes = blocks.par_iter().map(|block| Ok(u64::from(compress(&[block], 3)?.0.packed)));
+    let sizes = blocks
+        .par_iter()
+        .map(|block| Ok(u64::from(compress(&[block], 3)?.0.packed)));
     sizes.sum::<anyhow::Result<u64>>()
 }
 
@@ -125,12 +147,18 @@ fn entries<'a>(inputs: &[Input<'a>]) -> anyhow::Result<Vec<Entry<'a>>> {
     let mut entries: BTreeMap<&str, Option<usize>> = BTreeMap::new();
     for (number, input) in inputs.iter().enumerate() {
         if let Some(fault) = format::path_fault(input.path.as_bytes()) {
-            bail!("path `{}` in the package {fault}", input.path.escape_debug());
+            bail!(
+                "path `{}` in the package {fault}",
+                input.path.escape_debug()
+            );
         }
         if let InputContent::Symlink(target) = input.content
             && let Some(fault) = format::target_fault(input.path.as_bytes(), target.as_bytes())
         {
-            bail!("symlink `{}` → `{target}` {fault}\nhelp: place it inline, or make it a file", input.path);
+            bail!(
+                "symlink `{}` → `{target}` {fault}\nhelp: place it inline, or make it a file",
+                input.path
+            );
         }
         if entries.insert(input.path, Some(number)).is_some() {
             bail!("two files want to be `{}` in the package", input.path);
@@ -155,21 +183,38 @@ fn blobs<'a>(inputs: &[Input<'a>]) -> (Vec<Content<'a>>, Vec<Option<usize>>) {
     let digests: Vec<Option<(Digest, &[u8])>> = inputs
         .par_iter()
         .map(|input| match input.content {
-            InputContent::File(bytes) => Some((*blake3::Hasher::new().update(bytes).finalize().as_bytes(), bytes)),
+            InputContent::File(bytes) => Some((
+                *blake3::Hasher::new().update(bytes).finalize().as_bytes(),
+                bytes,
+            )),
             InputContent::Symlink(_) => None,
         })
         .collect();
     let mut by_digest: BTreeMap<Digest, Content<'a>> = BTreeMap::new();
     for (input, content) in inputs.iter().zip(&digests) {
-        let Some((digest, bytes)) = *content else { continue };
-        let blob = by_digest.entry(digest).or_insert(Content { bytes, digest, lazy: true, path: input.path });
+        let Some((digest, bytes)) = *content else {
+            continue;
+        };
+        let blob = by_digest.entry(digest).or_insert(Content {
+            bytes,
+            digest,
+            lazy: true,
+            path: input.path,
+        });
         blob.lazy &= input.lazy;
         blob.path = blob.path.min(input.path);
     }
     let mut blobs: Vec<Content<'a>> = by_digest.into_values().collect();
     blobs.sort_by(|a, b| order(a).cmp(&order(b)));
-    let number: BTreeMap<Digest, usize> = blobs.iter().enumerate().map(|(n, blob)| (blob.digest, n)).collect();
-    let blob_of = digests.iter().map(|content| content.map(|(digest, _)| number[&digest])).collect();
+    let number: BTreeMap<Digest, usize> = blobs
+        .iter()
+        .enumerate()
+        .map(|(n, blob)| (blob.digest, n))
+        .collect();
+    let blob_of = digests
+        .iter()
+        .map(|content| content.map(|(digest, _)| number[&digest]))
+        .collect();
     (blobs, blob_of)
 }
 
@@ -212,8 +257,12 @@ fn cut<'a>(blobs: &[Content<'a>]) -> Vec<Vec<&'a [u8]>> {
 fn compressor(level: i32) -> anyhow::Result<zstd::bulk::Compressor<'static>> {
     let mut compressor = zstd::bulk::Compressor::new(level).context("failed to set up zstd")?;
     // The frame's record has a digest of its own.
-    compressor.include_checksum(false).context("failed to set up zstd")?;
-    compressor.include_contentsize(true).context("failed to set up zstd")?;
+    compressor
+        .include_checksum(false)
+        .context("failed to set up zstd")?;
+    compressor
+        .include_contentsize(true)
+        .context("failed to set up zstd")?;
     Ok(compressor)
 }
 
@@ -226,12 +275,23 @@ fn compress(parts: &[&[u8]], level: i32) -> anyhow::Result<(Frame, Vec<u8>)> {
             &joined
         }
     };
-    let zstd = compressor(level)?.compress(content).context("failed to compress a frame")?;
+    let zstd = compressor(level)?
+        .compress(content)
+        .context("failed to compress a frame")?;
     // Where next to nothing is won, unpacking should be a copy.
     let worth_it = zstd.len() + content.len() / 64 < content.len();
-    let (codec, bytes) = if worth_it { (Codec::Zstd, zstd) } else { (Codec::Stored, content.to_vec()) };
+    let (codec, bytes) = if worth_it {
+        (Codec::Zstd, zstd)
+    } else {
+        (Codec::Stored, content.to_vec())
+    };
     let digest = *blake3::hash(content).as_bytes();
-    let frame = Frame { packed: count(bytes.len())?, unpacked: count(content.len())?, codec, digest };
+    let frame = Frame {
+        packed: count(bytes.len())?,
+        unpacked: count(content.len())?,
+        codec,
+        digest,
+    };
     Ok((frame, bytes))
 }
 
@@ -256,13 +316,27 @@ fn index(
                     InputContent::File(_) => "",
                 };
                 strings.extend_from_slice(target.as_bytes());
-                (Kind::Symlink { target: target.len() as u32 }, input.lazy, 0o777)
+                (
+                    Kind::Symlink {
+                        target: target.len() as u32,
+                    },
+                    input.lazy,
+                    0o777,
+                )
             }
         };
-        out.extend_from_slice(&format::encode_entry(kind, lazy, mode as u16 & 0o777, path.len() as u16));
+        out.extend_from_slice(&format::encode_entry(
+            kind,
+            lazy,
+            mode as u16 & 0o777,
+            path.len() as u16,
+        ));
     }
     for blob in blobs {
-        out.extend_from_slice(&format::encode_blob(&Blob { size: blob.bytes.len() as u64, digest: blob.digest }));
+        out.extend_from_slice(&format::encode_blob(&Blob {
+            size: blob.bytes.len() as u64,
+            digest: blob.digest,
+        }));
     }
     for (frame, _) in packed {
         out.extend_from_slice(&format::encode_frame(frame));
@@ -274,7 +348,11 @@ fn index(
 
 /// Shares each frame's bytes out among the inputs that it holds, by size; a content that several inputs have is
 /// charged to the first of them.
-fn packed_sizes(blobs: &[Content<'_>], blob_of: &[Option<usize>], packed: &[(Frame, Vec<u8>)]) -> Vec<u64> {
+fn packed_sizes(
+    blobs: &[Content<'_>],
+    blob_of: &[Option<usize>],
+    packed: &[(Frame, Vec<u8>)],
+) -> Vec<u64> {
     let mut of_blob = vec![0u64; blobs.len()];
     let mut frames = packed.iter().map(|(frame, _)| frame);
     let (mut left, mut share) = (0u64, (0u64, 1u64));
@@ -291,7 +369,10 @@ fn packed_sizes(blobs: &[Content<'_>], blob_of: &[Option<usize>], packed: &[(Fra
             (size, left) = (size - part, left - part);
         }
     }
-    blob_of.iter().map(|blob| blob.map_or(0, |blob| std::mem::take(&mut of_blob[blob]))).collect()
+    blob_of
+        .iter()
+        .map(|blob| blob.map_or(0, |blob| std::mem::take(&mut of_blob[blob])))
+        .collect()
 }
 
 fn count(value: usize) -> anyhow::Result<u32> {

@@ -27,6 +27,16 @@ pub struct File {
     pub content: FileContent,
 }
 
+impl File {
+    /// Bytes that it counts.
+    pub fn size(&self) -> usize {
+        match &self.content {
+            FileContent::File(bytes) => bytes.len(),
+            FileContent::Symlink(target) => target.len(),
+        }
+    }
+}
+
 /// What is at a path of the deployment package.
 #[derive(Debug, Clone)]
 pub enum FileContent {
@@ -67,14 +77,26 @@ pub struct ArchiveFacts {
 }
 
 /// Packs a function. `launcher` is there exactly where the plan wants one.
-pub fn pack(name: &str, items: &[Item], plan: &Plan, launcher: Option<Vec<u8>>, level: i32, sink: Sink<'_>) -> anyhow::Result<Packed> {
+pub fn pack(
+    name: &str,
+    items: &[Item],
+    plan: &Plan,
+    launcher: Option<Vec<u8>>,
+    level: i32,
+    sink: Sink<'_>,
+) -> anyhow::Result<Packed> {
     let mut files = Vec::new();
     let mut packed_sizes = vec![None; items.len()];
     let mut facts = None;
     let launcher_size = launcher.as_ref().map(|bytes| bytes.len() as u64);
     if let Some(launcher) = launcher {
-        let inside: Vec<usize> = (0..items.len()).filter(|n| plan.places[*n].0 != Place::Package).collect();
-        let inputs: Vec<Input<'_>> = inside.iter().map(|n| input(&items[*n], plan.places[*n].0)).collect();
+        let inside: Vec<usize> = (0..items.len())
+            .filter(|n| plan.places[*n].0 != Place::Package)
+            .collect();
+        let inputs: Vec<Input<'_>> = inside
+            .iter()
+            .map(|n| input(&items[*n], plan.places[*n].0))
+            .collect();
         let archive = archive::pack(&inputs, &launch(items, plan)?, level, sink)?;
         for (n, size) in inside.iter().zip(&archive.packed_sizes) {
             packed_sizes[*n] = Some(*size);
@@ -86,8 +108,16 @@ pub fn pack(name: &str, items: &[Item], plan: &Plan, launcher: Option<Vec<u8>>, 
             unpacked: inside.iter().map(|n| items[*n].size()).sum(),
         });
         let bootstrap = pair(launcher, &archive.digest)?;
-        files.push(File { path: "bootstrap".into(), mode: 0o755, content: FileContent::File(bootstrap) });
-        files.push(File { path: FILE_NAME.into(), mode: 0o644, content: FileContent::File(archive.bytes) });
+        files.push(File {
+            path: "bootstrap".into(),
+            mode: 0o755,
+            content: FileContent::File(bootstrap),
+        });
+        files.push(File {
+            path: FILE_NAME.into(),
+            mode: 0o644,
+            content: FileContent::File(archive.bytes),
+        });
     }
     for (item, (place, _)) in items.iter().zip(&plan.places) {
         if *place != Place::Package {
@@ -105,17 +135,24 @@ pub fn pack(name: &str, items: &[Item], plan: &Plan, launcher: Option<Vec<u8>>, 
             Content::File(bytes) => FileContent::File(bytes.to_vec()),
             Content::Symlink(target) => FileContent::Symlink(target.clone()),
         };
-        files.push(File { path, mode: item.mode, content });
+        files.push(File {
+            path,
+            mode: item.mode,
+            content,
+        });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let members: Vec<Member<'_>> = files.iter().map(member).collect();
-    let unzipped = members.iter().map(|member| match member.content {
-        InputContent::File(bytes) => bytes.len() as u64,
-        InputContent::Symlink(target) => target.len() as u64,
-    });
-    let unzipped = unzipped.sum();
+    let unzipped = files.iter().map(|file| file.size() as u64).sum();
     let zip = zip::zip(&members)?;
-    Ok(Packed { zip, unzipped, launcher: launcher_size, archive: facts, packed_sizes, files })
+    Ok(Packed {
+        zip,
+        unzipped,
+        launcher: launcher_size,
+        archive: facts,
+        packed_sizes,
+        files,
+    })
 }
 
 fn input<'a>(item: &'a Item, place: Place) -> Input<'a> {
@@ -123,7 +160,12 @@ fn input<'a>(item: &'a Item, place: Place) -> Input<'a> {
         Content::File(bytes) => InputContent::File(bytes),
         Content::Symlink(target) => InputContent::Symlink(target),
     };
-    Input { path: &item.dest, mode: item.mode, lazy: place == Place::ArchiveLazy, content }
+    Input {
+        path: &item.dest,
+        mode: item.mode,
+        lazy: place == Place::ArchiveLazy,
+        content,
+    }
 }
 
 fn member(file: &File) -> Member<'_> {
@@ -131,7 +173,12 @@ fn member(file: &File) -> Member<'_> {
         FileContent::File(bytes) => InputContent::File(bytes),
         FileContent::Symlink(target) => InputContent::Symlink(target),
     };
-    Member { path: &file.path, mode: file.mode, content, stored: file.path == FILE_NAME }
+    Member {
+        path: &file.path,
+        mode: file.mode,
+        content,
+        stored: file.path == FILE_NAME,
+    }
 }
 
 /// What the launcher is to start, and where it finds the libraries.
@@ -140,26 +187,55 @@ fn launch(items: &[Item], plan: &Plan) -> anyhow::Result<Launch> {
         Place::Package => Base::Task,
         Place::Archive | Place::ArchiveLazy => Base::Tree,
     };
-    let of = |role: Role| items.iter().zip(&plan.places).filter(move |(item, _)| item.role == role);
+    let of = |role: Role| {
+        items
+            .iter()
+            .zip(&plan.places)
+            .filter(move |(item, _)| item.role == role)
+    };
     let (binary, (place, _)) = of(Role::Binary).next().context("a package has a binary")?;
-    let bases: Vec<Base> = of(Role::Library).map(|(_, (place, _))| base(*place)).collect();
-    let library_path = [Base::Tree, Base::Task].into_iter().filter(|base| bases.contains(base));
+    let bases: Vec<Base> = of(Role::Library)
+        .map(|(_, (place, _))| base(*place))
+        .collect();
+    let library_path = [Base::Tree, Base::Task]
+        .into_iter()
+        .filter(|base| bases.contains(base));
     Ok(Launch {
-        program: Some(LaunchPlace { base: base(*place), path: binary.dest.clone() }),
-        library_path: library_path.map(|base| LaunchPlace { base, path: LIBRARY_DIRECTORY.into() }).collect(),
+        program: Some(LaunchPlace {
+            base: base(*place),
+            path: binary.dest.clone(),
+        }),
+        library_path: library_path
+            .map(|base| LaunchPlace {
+                base,
+                path: LIBRARY_DIRECTORY.into(),
+            })
+            .collect(),
     })
 }
 
 /// Writes the archive's digest into the launcher, which will accept no other archive.
 fn pair(mut launcher: Vec<u8>, digest: &Digest) -> anyhow::Result<Vec<u8>> {
-    let marks: Vec<usize> =
-        launcher.windows(PAIRING_MARK.len()).enumerate().filter(|(_, w)| **w == PAIRING_MARK).map(|(at, _)| at).collect();
+    let marks: Vec<usize> = launcher
+        .windows(PAIRING_MARK.len())
+        .enumerate()
+        .filter(|(_, w)| **w == PAIRING_MARK)
+        .map(|(at, _)| at)
+        .collect();
     let [mark] = marks[..] else {
-        anyhow::bail!("the launcher has {} places for a digest instead of one", marks.len());
+        anyhow::bail!(
+            "the launcher has {} places for a digest instead of one",
+            marks.len()
+        );
     };
     let at = mark + PAIRING_MARK.len();
-    let place = launcher.get_mut(at..at + digest.len()).context("the launcher ends inside its pairing")?;
-    ensure!(place.iter().all(|byte| *byte == 0), "the launcher is paired already");
+    let place = launcher
+        .get_mut(at..at + digest.len())
+        .context("the launcher ends inside its pairing")?;
+    ensure!(
+        place.iter().all(|byte| *byte == 0),
+        "the launcher is paired already"
+    );
     place.copy_from_slice(digest);
     Ok(launcher)
 }

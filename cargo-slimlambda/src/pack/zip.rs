@@ -32,14 +32,20 @@ pub struct Member<'a> {
 pub fn zip(members: &[Member<'_>]) -> anyhow::Result<Vec<u8>> {
     let mut members = members.to_vec();
     members.sort_by_key(|member| member.path);
-    let parts = members.par_iter().map(part).collect::<anyhow::Result<Vec<_>>>()?;
+    let parts = members
+        .par_iter()
+        .map(part)
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let mut out = ZipWriter::new(Cursor::new(Vec::new()));
     for (member, part) in members.iter().zip(parts) {
         let failed = || format!("failed to add `{}` to the zip", member.path);
         let part = ZipArchive::new(Cursor::new(part)).with_context(failed)?;
         out.merge_archive(part).with_context(failed)?;
     }
-    Ok(out.finish().context("failed to finish the zip")?.into_inner())
+    Ok(out
+        .finish()
+        .context("failed to finish the zip")?
+        .into_inner())
 }
 
 /// A zip of one member.
@@ -54,14 +60,19 @@ fn part(member: &Member<'_>) -> anyhow::Result<Vec<u8>> {
     match member.content {
         InputContent::File(bytes) => {
             let options = match member.stored {
-                true => options.compression_method(CompressionMethod::Stored).compression_level(None),
+                true => options
+                    .compression_method(CompressionMethod::Stored)
+                    .compression_level(None),
                 false => options,
             };
             let large = bytes.len() as u64 >= u64::from(u32::MAX);
-            out.start_file(member.path, options.large_file(large)).with_context(failed)?;
+            out.start_file(member.path, options.large_file(large))
+                .with_context(failed)?;
             out.write_all(bytes).with_context(failed)?;
         }
-        InputContent::Symlink(target) => out.add_symlink(member.path, target, options).with_context(failed)?,
+        InputContent::Symlink(target) => out
+            .add_symlink(member.path, target, options)
+            .with_context(failed)?,
     }
     Ok(out.finish().with_context(failed)?.into_inner())
 }

@@ -15,17 +15,29 @@ static MALLOC: sys::Malloc = sys::Malloc;
 
 /// The build side finds the mark in the file and writes the digest behind it.
 #[used]
-static PAIRING: Pairing = Pairing { mark: PAIRING_MARK, digest: [0; 32] };
+static PAIRING: Pairing = Pairing {
+    mark: PAIRING_MARK,
+    digest: [0; 32],
+};
 
 // Rust's targets carry a static libc for self-contained linking; without std nobody else asks for it.
 #[link(name = "c", kind = "static", modifiers = "-bundle")]
 unsafe extern "C" {}
 
 #[unsafe(no_mangle)]
-extern "C" fn main(_: c_int, arguments: *const *const c_char, environment: *const *const c_char) -> c_int {
+extern "C" fn main(
+    _: c_int,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+) -> c_int {
     // SAFETY: both are what the C runtime hands to `main`.
-    let (arguments, environment) = unsafe { (sys::copy_strings(arguments), sys::copy_strings(environment)) };
-    let Err(error) = launch::launch(&arguments, &environment, &sys::read_patched(&PAIRING).digest);
+    let (arguments, environment) =
+        unsafe { (sys::copy_strings(arguments), sys::copy_strings(environment)) };
+    let Err(error) = launch::launch(
+        &arguments,
+        &environment,
+        &sys::read_patched(&PAIRING).digest,
+    );
     launch::say(&alloc::format!("slimlambda: error: {error}\n"));
     1
 }
@@ -33,7 +45,11 @@ extern "C" fn main(_: c_int, arguments: *const *const c_char, environment: *cons
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let place = info.location().map_or(("?", 0), |l| (l.file(), l.line()));
-    launch::say(&alloc::format!("slimlambda: internal error at {}:{}: please report it\n", place.0, place.1));
+    launch::say(&alloc::format!(
+        "slimlambda: internal error at {}:{}: please report it\n",
+        place.0,
+        place.1
+    ));
     sys::abort()
 }
 
