@@ -9,3 +9,4 @@ pub mod image;
 pub mod needed;
 pub mod runtime;
 pub mod search;
+pub mod strip;
