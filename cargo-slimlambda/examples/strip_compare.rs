@@ -34,6 +34,7 @@ fn compare(file: &Path, scratch: &Path, keep: Option<&Path>) -> Result<(), Box<d
     let (ours, note) = match &stripped {
         Stripped::Smaller(ours) => (&ours[..], String::new()),
         Stripped::Unchanged(Reason::AlreadyStripped) => (&bytes[..], " (stripped already)".into()),
+        Stripped::Unchanged(Reason::NothingToGain) => (&bytes[..], " (nothing to gain)".into()),
         Stripped::Unchanged(Reason::Dangerous(why)) => {
             (&bytes[..], format!(" (not stripped: {why})"))
         }

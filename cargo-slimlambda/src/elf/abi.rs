@@ -36,6 +36,8 @@ pub struct Problem {
     pub path: PathBuf,
     /// What is wrong.
     pub fault: Fault,
+    /// Why the file is bundled although the runtime has a library of that name.
+    pub despite_runtime: Option<String>,
     /// Crates that brought it into the executable, as far as [`crates_using`] could tell.
     pub pulled_in_by: Vec<String>,
 }
@@ -148,6 +150,11 @@ pub fn would_start(
         check_versions(object, closure, runtime, &mut verdict);
     }
     check_symbols(&objects, closure, &mut verdict);
+    for problem in &mut verdict.problems {
+        let library = closure.libraries.iter();
+        let library = library.filter(|library| library.object.label == problem.file);
+        problem.despite_runtime = library.filter_map(|l| l.despite_runtime.clone()).next();
+    }
     verdict
 }
 
@@ -156,6 +163,7 @@ fn problem(object: &Object<'_>, fault: Fault) -> Problem {
         file: object.label.clone(),
         path: object.path.clone(),
         fault,
+        despite_runtime: None,
         pulled_in_by: Vec::new(),
     }
 }

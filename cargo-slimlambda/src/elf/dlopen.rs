@@ -111,12 +111,13 @@ fn declared(notes: &[u8], align: u64) -> Vec<(String, Option<String>)> {
     let align = if align == 8 { 8 } else { 4 };
     let mut found = Vec::new();
     let mut rest = notes;
-    while let Some((owner, kind, description, next)) = split_note(rest, align) {
+    while let Some((note, next)) = split_note(rest, align) {
         rest = next;
-        if kind != NT_FDO_DLOPEN || owner != b"FDO\0" {
+        if note.kind != NT_FDO_DLOPEN || note.owner != b"FDO\0" {
             continue;
         }
-        let text = description
+        let text = note
+            .description
             .split(|byte| *byte == 0)
             .next()
             .unwrap_or_default();
@@ -147,13 +148,18 @@ fn declared(notes: &[u8], align: u64) -> Vec<(String, Option<String>)> {
     found
 }
 
-/// The first note: owner, type, description, and what comes after it.
-fn split_note(bytes: &[u8], align: usize) -> Option<(&[u8], u32, &[u8], &[u8])> {
+/// One entry of a note segment.
+struct Note<'a> {
+    owner: &'a [u8],
+    kind: u32,
+    description: &'a [u8],
+}
+
+/// The first note and what comes after it.
+fn split_note(bytes: &[u8], align: usize) -> Option<(Note<'_>, &[u8])> {
     let word = |at: usize| {
-        bytes
-            .get(at..at + 4)
-            .and_then(|b| b.try_into().ok())
-            .map(u32::from_le_bytes)
+        let bytes = bytes.get(at..at + 4)?;
+        bytes.try_into().ok().map(u32::from_le_bytes)
     };
     let owner_size = usize::try_from(word(0)?).ok()?;
     let size = usize::try_from(word(4)?).ok()?;
@@ -161,14 +167,13 @@ fn split_note(bytes: &[u8], align: usize) -> Option<(&[u8], u32, &[u8], &[u8])> 
     let owner = bytes.get(12..12usize.checked_add(owner_size)?)?;
     let start = (12 + owner_size).checked_next_multiple_of(align)?;
     let end = start.checked_add(size)?;
-    let description = bytes.get(start..end)?;
-    let next = end.checked_next_multiple_of(align)?;
-    Some((
+    let note = Note {
         owner,
         kind,
-        description,
-        bytes.get(next..).unwrap_or_default(),
-    ))
+        description: bytes.get(start..end)?,
+    };
+    let next = end.checked_next_multiple_of(align)?;
+    Some((note, bytes.get(next..).unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::image::Machine;
 use super::needed::{Missing, Unresolved};
 use super::runtime::{self, Runtime};
 
-/// One message for all problems: the only problem's own, or a heading and the problems below it, then
+/// One message for all problems, of which there is at least one: the only problem's own, or a heading and the problems below it, then
 /// each advice once.
 pub fn explain(problems: &[Problem], runtime: &Runtime, machine: Machine) -> String {
     let mut text = String::new();
@@ -41,6 +41,7 @@ fn describe(problem: &Problem, runtime: &Runtime) -> String {
         file,
         path,
         fault,
+        despite_runtime,
         pulled_in_by,
     } = problem;
     let mut text = match fault {
@@ -71,6 +72,9 @@ fn describe(problem: &Problem, runtime: &Runtime) -> String {
     };
     if !matches!(fault, Fault::Library(_) | Fault::Machine { .. }) && file.starts_with("lib/") {
         let _ = write!(text, "\n  found: `{}`", path.display());
+    }
+    if let Some(why) = despite_runtime {
+        let _ = write!(text, "\n  bundled because: {why}");
     }
     if !pulled_in_by.is_empty() {
         let _ = write!(text, "\n  pulled in by: {}", some(pulled_in_by));
@@ -138,6 +142,11 @@ fn help(problem: &Problem, machine: Machine) -> String {
             } else if only("GLIBC_PRIVATE") {
                 "such symbols change with every build of glibc: use a library that does without"
                     .to_owned()
+            } else if problem.despite_runtime.is_some() {
+                format!(
+                    "the runtime's own is too old: build what needs it with GCC 11 or older, with \
+                     `{glibc}`, or on Amazon Linux 2023"
+                )
             } else if library {
                 format!(
                     "use a `{}` made for glibc 2.34 or older (`manylinux_2_34`), or build it on \

@@ -110,17 +110,6 @@ struct Walk<'w, 'a> {
     closure: Closure<'a>,
 }
 
-/// What a search came to.
-enum Outcome<'a> {
-    Hit {
-        path: PathBuf,
-        real: PathBuf,
-        image: Image<'a>,
-        found: Found,
-    },
-    Miss(Missing),
-}
-
 impl<'a> Walk<'_, 'a> {
     fn follow(&mut self, extra: &[String]) {
         for name in self.root.image.needed.clone() {
@@ -179,21 +168,8 @@ impl<'a> Walk<'_, 'a> {
             return self.missing(name, label, Missing::ByPath);
         }
         match self.search(name, needer) {
-            Outcome::Hit {
-                path,
-                real,
-                image,
-                found,
-            } => {
-                let file = Object {
-                    label: format!("lib/{name}"),
-                    path,
-                    real,
-                    image,
-                };
-                self.load(file, name, needer, label, found);
-            }
-            Outcome::Miss(why) => match row {
+            Ok((file, found)) => self.load(file, name, needer, label, found),
+            Err(why) => match row {
                 Some(row) => self.provide(row, needer, label),
                 None => self.missing(name, label, why),
             },
@@ -202,52 +178,54 @@ impl<'a> Walk<'_, 'a> {
 
     /// A file that the configuration names.
     fn add_path(&mut self, path: &str) {
-        let given = PathBuf::from(path);
-        let unusable = |reason: String| Missing::Unusable {
-            path: given.clone(),
-            reason,
+        let object = match self.open_path(path) {
+            Ok(object) => object,
+            Err(why) => return self.missing(path, CONFIGURED.to_owned(), why),
         };
-        let file = match (self.read)(&given) {
-            Ok(file) => file,
-            Err(error) => {
-                let why = unusable(error.to_string());
-                return self.missing(path, CONFIGURED.to_owned(), why);
-            }
-        };
-        let image = match Image::parse(file.bytes) {
-            Ok(image) => image,
-            Err(error) => {
-                let why = unusable(error.to_string());
-                return self.missing(path, CONFIGURED.to_owned(), why);
-            }
-        };
-        let file_name = given
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let name = image.soname.unwrap_or(&file_name).to_owned();
+        let file_name = object.path.file_name().unwrap_or_default();
+        let file_name = file_name.to_string_lossy().into_owned();
+        let name = object.image.soname.unwrap_or(&file_name).to_owned();
         if runtime::is_glibc(&name) {
             return self.missing(path, CONFIGURED.to_owned(), Missing::Glibc);
         }
-        let object = Object {
-            label: format!("lib/{name}"),
-            path: given,
+        if let Some(index) = self.loaded(&name) {
+            if self.closure.libraries[index].object.real != object.real {
+                self.push_conflict(&name, index, &object, CONFIGURED);
+            }
+        } else {
+            let object = Object {
+                label: format!("lib/{name}"),
+                ..object
+            };
+            self.load(object, &name, None, CONFIGURED.to_owned(), Found::Path);
+        }
+        let Some(index) = self.loaded(&name) else {
+            return;
+        };
+        // Those who open it may use either name.
+        add(&mut self.closure.libraries[index].names, &file_name);
+        add(&mut self.closure.libraries[index].needed_by, CONFIGURED);
+        // The package's directory comes before the runtime's.
+        let provided = &mut self.closure.provided;
+        if let Some(at) = provided.iter().position(|p| p.row.soname == name) {
+            let needed_by = provided.remove(at).needed_by;
+            self.closure.libraries[index].needed_by.extend(needed_by);
+        }
+    }
+
+    fn open_path(&self, path: &str) -> Result<Object<'a>, Missing> {
+        let unusable = |reason: String| Missing::Unusable {
+            path: PathBuf::from(path),
+            reason,
+        };
+        let file = (self.read)(Path::new(path)).map_err(|error| unusable(error.to_string()))?;
+        let image = Image::parse(file.bytes).map_err(|error| unusable(error.to_string()))?;
+        Ok(Object {
+            label: path.to_owned(),
+            path: PathBuf::from(path),
             real: file.real,
             image,
-        };
-        match self.loaded(&name) {
-            Some(index) if self.closure.libraries[index].object.real != object.real => {
-                self.push_conflict(&name, index, &object.path, object.image.bytes, CONFIGURED);
-            }
-            Some(_) => {}
-            None => self.load(object, &name, None, CONFIGURED.to_owned(), Found::Path),
-        }
-        if let Some(index) = self.loaded(&name) {
-            // Those who open it may use either name.
-            add(&mut self.closure.libraries[index].names, &file_name);
-            add(&mut self.closure.libraries[index].needed_by, CONFIGURED);
-        }
+        })
     }
 
     fn load(
@@ -267,7 +245,7 @@ impl<'a> Walk<'_, 'a> {
         if let Some(soname) = object.image.soname
             && let Some(index) = self.loaded(soname)
         {
-            self.push_conflict(soname, index, &object.path, object.image.bytes, &label);
+            self.push_conflict(soname, index, &object, &label);
         }
         self.loaders.push(needer);
         self.closure.libraries.push(Library {
@@ -284,17 +262,7 @@ impl<'a> Walk<'_, 'a> {
         if let Some(provided) = self.closure.provided.iter_mut().find(|p| p.row == row) {
             return add(&mut provided.needed_by, &label);
         }
-        let copy = match self.search(row.soname, needer) {
-            Outcome::Hit {
-                path, real, image, ..
-            } => Some(Object {
-                label: row.soname.to_owned(),
-                path,
-                real,
-                image,
-            }),
-            Outcome::Miss(_) => None,
-        };
+        let copy = self.search(row.soname, needer).ok().map(|(copy, _)| copy);
         let needed = copy.as_ref().map(|copy| copy.image.needed.clone());
         self.closure.provided.push(Provided {
             row,
@@ -338,9 +306,9 @@ impl<'a> Walk<'_, 'a> {
         }
     }
 
-    /// Tries the places in order, as the loader does: a file for another machine is passed over,
+    /// Tries the places for a name in order, as the loader does: a file for another machine is passed over,
     /// any other bad file is the end.
-    fn search(&self, name: &str, needer: Option<usize>) -> Outcome<'a> {
+    fn search(&self, name: &str, needer: Option<usize>) -> Result<(Object<'a>, Found), Missing> {
         let mut searched = Vec::new();
         let mut passed_over = Vec::new();
         for Place {
@@ -365,12 +333,15 @@ impl<'a> Walk<'_, 'a> {
             };
             match Image::parse(file.bytes) {
                 Ok(image) if image.machine == self.root.image.machine => {
-                    return Outcome::Hit {
+                    let label = format!("lib/{name}");
+                    let real = file.real;
+                    let object = Object {
+                        label,
                         path,
-                        real: file.real,
+                        real,
                         image,
-                        found,
                     };
+                    return Ok((object, found));
                 }
                 Ok(image) => passed_over.push((path, format!("it is for {}", image.machine))),
                 Err(error @ (ImageError::Class32 | ImageError::Machine(_))) => {
@@ -378,12 +349,12 @@ impl<'a> Walk<'_, 'a> {
                 }
                 Err(error) => {
                     let reason = error.to_string();
-                    return Outcome::Miss(Missing::Unusable { path, reason });
+                    return Err(Missing::Unusable { path, reason });
                 }
             }
         }
         passed_over.dedup();
-        Outcome::Miss(Missing::NotFound {
+        Err(Missing::NotFound {
             searched,
             passed_over,
         })
@@ -428,31 +399,22 @@ impl<'a> Walk<'_, 'a> {
     /// Whether this needer, left alone, would get another file than the one loaded.
     fn note_conflict(&mut self, name: &str, needer: Option<usize>, index: usize, label: &str) {
         if !name.contains('/')
-            && let Outcome::Hit {
-                path, real, image, ..
-            } = self.search(name, needer)
-            && real != self.closure.libraries[index].object.real
+            && let Ok((other, _)) = self.search(name, needer)
+            && other.real != self.closure.libraries[index].object.real
         {
-            self.push_conflict(name, index, &path, image.bytes, label);
+            self.push_conflict(name, index, &other, label);
         }
     }
 
-    fn push_conflict(
-        &mut self,
-        soname: &str,
-        taken: usize,
-        other: &Path,
-        bytes: &[u8],
-        label: &str,
-    ) {
+    fn push_conflict(&mut self, soname: &str, taken: usize, other: &Object<'a>, label: &str) {
         let taken = &self.closure.libraries[taken].object;
-        if taken.image.bytes == bytes {
+        if taken.image.bytes == other.image.bytes {
             return;
         }
         let conflict = Conflict {
             soname: soname.to_owned(),
             taken: taken.path.clone(),
-            other: other.to_owned(),
+            other: other.path.clone(),
             needed_by: label.to_owned(),
         };
         if !self.closure.conflicts.contains(&conflict) {

@@ -9,11 +9,11 @@
 
 use object::LittleEndian as LE;
 use object::elf;
-use object::pod;
 
 use super::image::{FileHeader, FileType, Image, ProgramHeader, Section, SectionHeader, Segment};
 use super::image::{at, slice};
 
+mod layout;
 mod proof;
 
 /// What became of a file.
@@ -30,6 +30,8 @@ pub enum Stripped {
 pub enum Reason {
     /// It has neither symbols nor debugging data.
     AlreadyStripped,
+    /// What could go lies between segments that are too close to move together by whole pages.
+    NothingToGain,
     /// Stripping might break it. The text completes "not stripped: ", for a warning.
     Dangerous(String),
 }
@@ -59,10 +61,6 @@ const TOOLS_ONLY: &[&str] = &[
     ".zdebug",
 ];
 
-/// Linux before 5.18 (Lambda's included) finds a program's program headers by their distance from
-/// its first `PT_LOAD` segment in the file (its change "binfmt_elf: Fix AT_PHDR for unusual ELF files").
-const HEADERS_PINNED: &str = "its program headers lie behind what would go, and must not be moved";
-
 /// Takes out symbols and debugging data. Pure: the same bytes in, the same bytes out.
 pub fn strip(image: &Image<'_>) -> Stripped {
     match try_strip(image) {
@@ -90,12 +88,11 @@ fn try_strip(image: &Image<'_>) -> Result<Vec<u8>, Reason> {
     }
     check_loadable(image)?;
     check_accounted(image)?;
-    let blocks = blocks(image);
-    let bytes = write(image, &blocks)?;
+    let bytes = layout::write(image)?;
     proof::prove(image, &bytes)
         .map_err(|what| dangerous(format!("the stripped file would not load the same: {what}")))?;
     if bytes.len() >= image.bytes.len() {
-        return Err(dangerous(HEADERS_PINNED));
+        return Err(Reason::NothingToGain);
     }
     Ok(bytes)
 }
@@ -130,6 +127,19 @@ fn is_for_tools(section: &Section<'_>) -> bool {
 fn is_symbols(section: &Section<'_>) -> bool {
     let debug = section.name.starts_with(".debug") || section.name.starts_with(".zdebug");
     is_for_tools(section) && (debug || section.kind == elf::SHT_SYMTAB.0)
+}
+
+/// The highest section index that a dynamic symbol names, 0 if none does.
+fn last_named(image: &Image<'_>) -> usize {
+    let tables = image.sections.iter();
+    let tables = tables.filter(|section| section.kind == elf::SHT_DYNSYM.0);
+    tables
+        .filter_map(|section| image.section_bytes(section))
+        .flat_map(|bytes| bytes.chunks_exact(size_of::<elf::Sym64<LE>>()))
+        .filter_map(|bytes| Some(at::<elf::Sym64<LE>>(bytes, 0)?.st_shndx.get(LE).0))
+        .filter(|&index| index < elf::SHN_LORESERVE)
+        .max()
+        .map_or(0, usize::from)
 }
 
 /// Offset and size of the program header table.
@@ -221,219 +231,109 @@ fn check_accounted(image: &Image<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// A range of the file that stays, and where it goes.
-struct Block {
-    start: u64,
-    end: u64,
-    moved_to: u64,
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::process::Command;
 
-/// What stays, laid out again: a block moves down over what goes in front of it by whole multiples
-/// of the segments' alignment, so that offset ≡ address stays true.
-fn blocks(image: &Image<'_>) -> Vec<Block> {
-    let (headers, headers_size) = program_headers(image);
-    let mut ranges = vec![(0, size_of::<FileHeader>() as u64)];
-    ranges.push((headers, headers + headers_size));
-    for segment in &image.segments {
-        // A PT_LOAD without bytes still has the page of its offset mapped.
-        if segment.file_size > 0 || segment.kind == elf::PT_LOAD.0 {
-            ranges.push((segment.offset, segment.offset + segment.file_size));
-        }
+    /// A library with symbols and debugging data.
+    fn library(arguments: &[&str]) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let source = "int table[99] = { 1 };\nint sum(int i) { return table[i] + i; }\n";
+        std::fs::write(dir.path().join("sum.c"), source).unwrap();
+        let status = Command::new("cc")
+            .current_dir(dir.path())
+            .args(["-g", "-fPIC", "-nostdlib", "sum.c", "-o", "out"])
+            .args(arguments)
+            .status()
+            .unwrap();
+        assert!(status.success(), "cc {arguments:?}");
+        std::fs::read(dir.path().join("out")).unwrap()
     }
-    ranges.sort_unstable();
-    let mut blocks: Vec<Block> = Vec::new();
-    for (start, end) in ranges {
-        match blocks.last_mut() {
-            Some(last) if start <= last.end => last.end = last.end.max(end),
-            _ => blocks.push(Block {
-                start,
-                end,
-                moved_to: start,
+
+    fn program_header(bytes: &[u8], index: usize) -> usize {
+        let image = Image::parse(bytes).unwrap();
+        let of_kind = |segment: &&(usize, &Segment)| segment.1.kind == elf::PT_LOAD.0;
+        let segments = image.segments.iter().enumerate();
+        let (position, _) = segments.filter(|pair| of_kind(&pair)).nth(index).unwrap();
+        program_headers(&image).0 as usize + position * size_of::<ProgramHeader>()
+    }
+
+    fn add(bytes: &mut [u8], at: usize, number: u64) {
+        let old = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        bytes[at..at + 8].copy_from_slice(&old.wrapping_add(number).to_le_bytes());
+    }
+
+    #[test]
+    fn ships_the_original_of_what_is_known_to_break() {
+        type Change = fn(&mut Vec<u8>);
+        let cases: &[(&str, Change)] = &[
+            ("relocatable", |bytes| *bytes = library(&["-c"])),
+            ("UPX", |bytes| {
+                let (start, size) = program_headers(&Image::parse(bytes).unwrap());
+                let magic = (start + size) as usize + 4;
+                bytes[magic..magic + 4].copy_from_slice(b"UPX!");
             }),
-        }
-    }
-    let program =
-        image.interpreter.is_some() || image.pie || image.file_type == FileType::Executable;
-    let pinned = |block: &Block| {
-        let first = loads(image).next().map(|load| load.offset);
-        let holds = |offset: u64| block.start <= offset && offset < block.end;
-        program && (holds(headers) || first.is_some_and(holds))
-    };
-    let align = loads(image).map(|load| load.align).fold(1, u64::max);
-    let mut end = 0;
-    for block in &mut blocks {
-        if !pinned(block) {
-            block.moved_to -= (block.start - end) / align * align;
-        }
-        end = block.moved_to + (block.end - block.start);
-    }
-    blocks
-}
-
-/// Where an offset of the original has gone.
-fn moved(blocks: &[Block], offset: u64) -> u64 {
-    // The first block starts at 0, with the file header.
-    let after = blocks.partition_point(|block| block.start <= offset);
-    let block = &blocks[after - 1];
-    offset - block.start + block.moved_to
-}
-
-/// The new file: blocks, sections that are kept though not loaded, names, section headers.
-fn write(image: &Image<'_>, blocks: &[Block]) -> Result<Vec<u8>, Reason> {
-    let mut out = Vec::with_capacity(image.bytes.len());
-    for block in blocks {
-        out.resize(block.moved_to as usize, 0);
-        out.extend(slice(image.bytes, block.start, block.end - block.start).unwrap_or_default());
-    }
-    let (table, count) = write_sections(image, blocks, &mut out)?;
-    let mut header = *file_header(image);
-    let (start, size) = program_headers(image);
-    let new_start = moved(blocks, start);
-    header.e_phoff.set(LE, new_start);
-    header.e_shoff.set(LE, table);
-    header.e_shnum.set(LE, count);
-    header.e_shstrndx.set(LE, elf::SymbolSection(count - 1));
-    patch(&mut out, 0, &header);
-    for distance in (0..size).step_by(size_of::<ProgramHeader>()) {
-        let old: Option<&ProgramHeader> = at(image.bytes, start + distance);
-        let mut header = *old.expect("BUG: a segment was parsed without its header");
-        let offset = header.p_offset.get(LE);
-        header.p_offset.set(LE, moved(blocks, offset));
-        patch(&mut out, new_start + distance, &header);
-    }
-    Ok(out)
-}
-
-fn patch<T: pod::Pod>(out: &mut [u8], offset: u64, value: &T) {
-    let offset = offset as usize;
-    out[offset..offset + size_of::<T>()].copy_from_slice(pod::bytes_of(value));
-}
-
-/// Appends what is kept though not loaded, the names and the section header table. Returns the
-/// table's offset and its count of headers, of which the names' is the last.
-fn write_sections(
-    image: &Image<'_>,
-    blocks: &[Block],
-    out: &mut Vec<u8>,
-) -> Result<(u64, u16), Reason> {
-    let slots = slots(image);
-    let count = u16::try_from(slots.len() + 1)
-        .ok()
-        .filter(|&count| count < elf::SHN_LORESERVE)
-        .ok_or(dangerous("it has too many sections"))?;
-    let mut indexes = vec![0; image.sections.len()];
-    for (new, old) in slots.iter().enumerate() {
-        if let Some(old) = *old {
-            indexes[old] = new as u32;
-        }
-    }
-    let index = |old: u32| indexes.get(old as usize).copied().unwrap_or(0);
-    let mut names = vec![0];
-    let mut headers = Vec::with_capacity(usize::from(count));
-    for &slot in &slots {
-        let Some(mut section) = slot.map(|old| image.sections[old]) else {
-            headers.push(section_header(&PLACEHOLDER, 0));
-            continue;
-        };
-        if section.kind != elf::SHT_NULL.0 {
-            section.link = index(section.link);
-        }
-        let has_index = section.flags & elf::SHF_INFO_LINK.0 != 0
-            || matches!(elf::SectionType(section.kind), elf::SHT_REL | elf::SHT_RELA);
-        if has_index {
-            section.info = index(section.info);
-        }
-        if is_loaded(&section) {
-            let inside = |block: &Block| {
-                block.start <= section.offset && section.offset + section.size <= block.end
+            ("no sections", |bytes| bytes[40..48].fill(0)),
+            ("16 bytes follow its last section", |bytes| {
+                bytes.extend([1; 16])
+            }),
+            ("disagree about its alignment", |bytes| {
+                let header = program_header(bytes, 1);
+                add(bytes, header + 16, 16);
+            }),
+            ("overlap in the file", |bytes| {
+                let header = program_header(bytes, 0);
+                add(bytes, header + 32, 8192);
+            }),
+            ("goes past its end", |bytes| {
+                let table = u64::from_le_bytes(bytes[40..48].try_into().unwrap()) as usize;
+                let last = bytes.len() - size_of::<SectionHeader>();
+                assert!(last > table);
+                add(bytes, last + 32, 1 << 40);
+            }),
+        ];
+        for (expected, change) in cases {
+            let mut bytes = library(&["-shared"]);
+            change(&mut bytes);
+            let stripped = strip(&Image::parse(&bytes).unwrap());
+            let Stripped::Unchanged(Reason::Dangerous(why)) = stripped else {
+                panic!("stripped, though `{expected}`");
             };
-            if image
-                .section_bytes(&section)
-                .is_some_and(|bytes| !bytes.is_empty())
-                && !blocks.iter().any(inside)
-            {
-                let name = section.name;
-                let why = format!("section `{name}` is to be loaded, but no segment loads it");
-                return Err(dangerous(why));
-            }
-            section.offset = moved(blocks, section.offset);
-        } else if let Some(bytes) = image.section_bytes(&section) {
-            // Nothing maps these; an alignment past a page has no reader.
-            let align = section.align.clamp(1, 4096).next_power_of_two();
-            out.resize(out.len().next_multiple_of(align as usize), 0);
-            section.offset = out.len() as u64;
-            out.extend(bytes);
-        }
-        headers.push(section_header(&section, add_name(&mut names, section.name)));
-    }
-    // Section 0 stands for counts that do not fit elsewhere: now only that of the segments may not.
-    headers[0].sh_info.set(LE, image.sections[0].info);
-    let name = add_name(&mut names, ".shstrtab");
-    let section = Section {
-        name: ".shstrtab",
-        kind: elf::SHT_STRTAB.0,
-        offset: out.len() as u64,
-        size: names.len() as u64,
-        align: 1,
-        ..PLACEHOLDER
-    };
-    headers.push(section_header(&section, name));
-    out.extend(names);
-    out.resize(out.len().next_multiple_of(8), 0);
-    let table = out.len() as u64;
-    for header in &headers {
-        out.extend(pod::bytes_of(header));
-    }
-    Ok((table, count))
-}
-
-/// Which old section each new index stands for. Up to the last loaded section the indexes are the
-/// old ones, with placeholders for what went, since `st_shndx` of the dynamic symbols is loaded data.
-fn slots(image: &Image<'_>) -> Vec<Option<usize>> {
-    let last_loaded = image.sections.iter().rposition(is_loaded).unwrap_or(0);
-    let mut slots = vec![None];
-    for (index, section) in image.sections.iter().enumerate().skip(1) {
-        if !is_for_tools(section) && section.kind != elf::SHT_NULL.0 {
-            slots.push(Some(index));
-        } else if index < last_loaded {
-            slots.push(None);
+            assert!(why.contains(expected), "{why}");
         }
     }
-    slots
-}
 
-const PLACEHOLDER: Section<'_> = Section {
-    name: "",
-    kind: elf::SHT_NULL.0,
-    flags: 0,
-    address: 0,
-    offset: 0,
-    size: 0,
-    link: 0,
-    info: 0,
-    align: 0,
-    entry_size: 0,
-};
-
-fn section_header(section: &Section<'_>, name: u32) -> SectionHeader {
-    use object::{U32, U64};
-    SectionHeader {
-        sh_name: U32::new(LE, name),
-        sh_type: U32::new(LE, elf::SectionType(section.kind)),
-        sh_flags: U64::new(LE, elf::SectionFlags(section.flags)),
-        sh_addr: U64::new(LE, section.address),
-        sh_offset: U64::new(LE, section.offset),
-        sh_size: U64::new(LE, section.size),
-        sh_link: U32::new(LE, section.link),
-        sh_info: U32::new(LE, section.info),
-        sh_addralign: U64::new(LE, section.align),
-        sh_entsize: U64::new(LE, section.entry_size),
+    #[test]
+    fn padding_behind_the_end_is_no_payload() {
+        let mut bytes = library(&["-shared"]);
+        bytes.extend([0; 16]);
+        let stripped = strip(&Image::parse(&bytes).unwrap());
+        assert!(matches!(stripped, Stripped::Smaller(_)), "{stripped:?}");
     }
-}
 
-fn add_name(names: &mut Vec<u8>, name: &str) -> u32 {
-    let offset = names.len() as u32;
-    names.extend(name.as_bytes());
-    names.push(0);
-    offset
+    #[test]
+    fn the_proof_finds_every_change_to_what_is_loaded() {
+        let bytes = library(&["-shared"]);
+        let image = Image::parse(&bytes).unwrap();
+        let stripped = layout::write(&image).unwrap();
+        assert_eq!(proof::prove(&image, &stripped), Ok(()));
+        let new = Image::parse(&stripped).unwrap();
+        let (table, size) = program_headers(&new);
+        let loaded = loads(&new).flat_map(|load| load.offset..load.offset + load.file_size);
+        // GNU_STACK has no bytes, so its offset is nobody's.
+        let empty = new
+            .segments
+            .iter()
+            .position(|segment| segment.file_size == 0);
+        let empty = table + (empty.unwrap() * size_of::<ProgramHeader>()) as u64 + 8;
+        let free = [32..48, 60..64, empty..empty + 8];
+        let free = |at: &u64| free.iter().any(|range| range.contains(at));
+        for position in loaded.chain(table..table + size).filter(|at| !free(at)) {
+            let mut tampered = stripped.clone();
+            tampered[position as usize] ^= 0x40;
+            assert!(proof::prove(&image, &tampered).is_err(), "byte {position}");
+        }
+    }
 }

@@ -160,6 +160,38 @@ fn a_library_that_wants_too_new_a_glibc_is_the_one_to_blame() {
 }
 
 #[test]
+fn a_newer_libstdcxx_is_bundled_and_its_own_needs_are_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    fake_libc(path, &[("GLIBC_2.36", "arc4random")]);
+    fs::write(path.join("map"), "GLIBCXX_3.4.30 { global: wait; };\n").unwrap();
+    let source = "int arc4random(void); int wait(void) { return arc4random(); }";
+    let options = "-shared -nostdlib -fno-builtin -Wl,-soname,libstdc++.so.6,--version-script,map";
+    cc(
+        path,
+        "libstdc++.so.6",
+        source,
+        &format!("{options} ./libc.so.6"),
+    );
+    let source = "int wait(void); void _start(void) { wait(); }";
+    let options = "-nostdlib -fno-builtin -Wl,--allow-shlib-undefined ./libstdc++.so.6";
+    cc(path, "program", source, options);
+    let verdict = judge_here(path.join("program"));
+    let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert!(
+        lines[0].starts_with("`lib/libstdc++.so.6` needs `GLIBC_2.36` of `libc.so.6`"),
+        "{text}"
+    );
+    assert_eq!(
+        lines[3],
+        "  bundled because: `bootstrap` needs `GLIBCXX_3.4.30` of it"
+    );
+    assert!(lines[4].contains("with GCC 11 or older"), "{text}");
+}
+
+#[test]
 fn relative_relocations_need_a_newer_loader() {
     let dir = tempfile::tempdir().unwrap();
     let source = "int x; int *p = &x; int main(void) { return *p; }";

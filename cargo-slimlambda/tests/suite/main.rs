@@ -10,3 +10,4 @@ mod elf_tools;
 mod needed;
 mod project;
 mod sandbox;
+mod strip;

@@ -81,12 +81,14 @@ fn tree(dir: &Path, program: &str, middle: &str) -> PathBuf {
 const RPATH: &str = "-Wl,--disable-new-dtags,-rpath,";
 const RUNPATH: &str = "-Wl,--enable-new-dtags,-rpath,";
 
+/// What is tried; what the program and libmiddle.so are linked with; the directories in
+/// LD_LIBRARY_PATH; which libleaf.so the loader takes, to be sure that the cases differ.
+type Case<'c> = (&'c str, String, String, &'c [&'c str], Option<&'c str>);
+
 #[test]
 fn needed_closure_follows_the_loader() {
-    // What the program and libmiddle.so are linked with, which directories are in LD_LIBRARY_PATH,
-    // and which libleaf.so the loader takes (to be sure that the cases differ).
     let program = "$ORIGIN/../lib";
-    let cases: &[(&str, String, String, &[&str], Option<&str>)] = &[
+    let cases: &[Case<'_>] = &[
         (
             "an rpath is inherited",
             format!("{RPATH}{program}:$ORIGIN/../one"),

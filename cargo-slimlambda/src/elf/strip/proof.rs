@@ -5,8 +5,10 @@
 use object::LittleEndian as LE;
 use object::elf;
 
-use super::super::image::{FileHeader, Image, ProgramHeader, Section, Segment, at, slice};
-use super::{is_for_tools, is_loaded};
+use super::super::image::{
+    FileHeader, FileType, Image, ProgramHeader, Section, Segment, at, slice,
+};
+use super::{is_for_tools, last_named, loads};
 
 /// Where the two fields of the file header lie that follow the layout, in bytes: `e_phoff` and
 /// `e_shoff`, then `e_shnum` and `e_shstrndx` (gABI, ELF header).
@@ -63,11 +65,6 @@ fn headers(image: &Image<'_>) -> Option<std::ops::Range<usize>> {
     Some(start..start + size)
 }
 
-fn loads<'i>(image: &'i Image<'_>) -> impl Iterator<Item = &'i Segment> {
-    let loads = |segment: &&Segment| segment.kind == elf::PT_LOAD.0;
-    image.segments.iter().filter(loads)
-}
-
 /// The address at which an offset of the file ends up, and in which `PT_LOAD`.
 fn mapped(image: &Image<'_>, offset: u64, size: u64) -> Option<(usize, u64)> {
     loads(image).enumerate().find_map(|(index, load)| {
@@ -116,7 +113,7 @@ fn check_mapping(old: &Image<'_>, new: &Image<'_>) -> Result<(), String> {
     };
     let program = !matches!(
         (old.file_type, old.interpreter, old.pie),
-        (super::FileType::SharedObject, None, false)
+        (FileType::SharedObject, None, false)
     );
     if program && headers_by_sum(old) != headers_by_sum(new) {
         return Err("older kernels would not find the program headers".to_owned());
@@ -142,7 +139,7 @@ fn check_dynamic(old: &Image<'_>, new: &Image<'_>) -> Result<(), String> {
     }
 }
 
-/// Loaded sections keep index, address and bytes; the others that stay keep name and bytes.
+/// Sections that stay keep name, address and bytes, and those that dynamic symbols name their index.
 fn check_sections(old: &Image<'_>, new: &Image<'_>) -> Result<(), String> {
     let described = |section: &Section<'_>| {
         let at = (section.name.to_owned(), section.kind, section.address);
@@ -154,15 +151,19 @@ fn check_sections(old: &Image<'_>, new: &Image<'_>) -> Result<(), String> {
             section.entry_size,
         )
     };
+    let last_named = last_named(old);
     for (index, before) in old.sections.iter().enumerate() {
+        if before.kind == elf::SHT_NULL.0 || is_for_tools(before) {
+            continue;
+        }
         let same = |after: &Section<'_>| {
             described(before) == described(after)
                 && old.section_bytes(before) == new.section_bytes(after)
         };
-        let stays = if is_loaded(before) {
+        let stays = if index <= last_named {
             new.sections.get(index).is_some_and(same)
         } else {
-            is_for_tools(before) || before.kind == elf::SHT_NULL.0 || new.sections.iter().any(same)
+            new.sections.iter().any(same)
         };
         if !stays {
             return Err(format!("section `{}` differs", before.name));
