@@ -41,10 +41,11 @@ pub fn listen<'scope>(
     loop {
         let message = match receive::<FromInit>(control.as_fd()) {
             Ok(Some((message, listener))) => {
+                let at = Instant::now();
                 if let Some(listener) = listener {
                     scope.spawn(move || seccomp::supervise(&listener, refused));
                 }
-                Message::Inner(message, Instant::now())
+                Message::Inner(message, at)
             }
             Ok(None) => Message::Gone(anyhow!("the sandbox ended")),
             Err(error) => Message::Gone(error),
@@ -62,6 +63,8 @@ pub struct Process {
     number: usize,
     /// Serves the Runtime API for as long as the process is ours.
     _api: Api,
+    /// It has been executed. Its first request can overtake that news.
+    started: bool,
     /// Its request for an event, once it has come.
     next: Option<Call>,
     /// It has not had an event yet.
@@ -80,6 +83,8 @@ pub struct Function<'a> {
     pub sink: Sink<'a>,
     pub report: &'a mut RunReport,
     pub process: Option<Process>,
+    /// We are ending the process: its exit is none of its own.
+    pub ending: bool,
 }
 
 /// A message that concerns the present process.
@@ -133,9 +138,11 @@ impl Function<'_> {
             return Ok(());
         }
         send(self.control, &ToInit::Kill, None)?;
+        self.ending = true;
         while self.process.is_some() {
             self.wait(None)?;
         }
+        self.ending = false;
         Ok(())
     }
 
@@ -159,6 +166,7 @@ impl Function<'_> {
         self.process = Some(Process {
             number,
             _api: api,
+            started: false,
             next: None,
             fresh: true,
         });
@@ -187,10 +195,21 @@ impl Function<'_> {
     ) -> anyhow::Result<Result<(), Failure>> {
         let mut exec_failed = None;
         loop {
+            if let Some(Process {
+                started: true,
+                next: Some(_),
+                ..
+            }) = self.process
+            {
+                return Ok(Ok(()));
+            }
             match self.wait(Some(deadline))? {
                 None => return Ok(Err(Failure::TimedOut)),
                 Some(News::Started { filtered, at }) => {
                     *began = at;
+                    if let Some(process) = &mut self.process {
+                        process.started = true;
+                    }
                     let note = "refused system calls: this kernel cannot name them";
                     if !filtered && !self.report.not_enforced.iter().any(|known| known == note) {
                         self.report.not_enforced.push(note.to_owned());
@@ -207,7 +226,6 @@ impl Function<'_> {
                         if let Some(process) = &mut self.process {
                             process.next = Some(call);
                         }
-                        return Ok(Ok(()));
                     }
                     CallKind::InitError { .. } => {
                         let result = reported(&mut call).map(drop);
@@ -372,6 +390,9 @@ impl Function<'_> {
                     _,
                 ) => {
                     self.process = None;
+                    if !self.ending && !out_of_memory {
+                        self.report.exits.push(exit);
+                    }
                     self.report.peak_memory = self.report.peak_memory.max(peak_memory);
                     self.report.tmp_used = self.report.tmp_used.max(peak_tmp);
                     let failure = if out_of_memory {

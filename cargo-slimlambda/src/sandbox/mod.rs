@@ -196,6 +196,7 @@ pub fn run(
             sink,
             report: &mut report,
             process: None,
+            ending: false,
         };
         let result = function.run(events, on_answer);
         // Whatever happened: the socket's end takes the sandbox down, and the threads with it.

@@ -313,7 +313,7 @@ mod tests {
             "{error}"
         );
         let work = tempfile::tempdir().unwrap();
-        let error = unpack(&half, &[half.clone()], work.path())
+        let error = unpack(&half, std::slice::from_ref(&half), work.path())
             .unwrap_err()
             .to_string();
         assert!(

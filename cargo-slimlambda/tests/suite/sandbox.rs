@@ -6,11 +6,11 @@ use cargo_slimlambda::sandbox::{Answer, Exit, Isolation, Options, run};
 use nix::unistd::getuid;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -81,7 +81,10 @@ impl Outcome {
     }
 }
 
-fn zip_of(at: &Path, files: &[(&str, &[u8], u32)]) -> PathBuf {
+/// Path, content and mode of a file in a zip.
+type Entry<'a> = (&'a str, &'a [u8], u32);
+
+fn zip_of(at: &Path, files: &[Entry<'_>]) -> PathBuf {
     let mut writer = zip::ZipWriter::new(File::create(at).unwrap());
     for (name, bytes, mode) in files {
         let options = SimpleFileOptions::default().unix_permissions(*mode);
@@ -124,7 +127,7 @@ fn try_run(options: &Options, events: &[&str]) -> anyhow::Result<Outcome> {
 }
 
 /// Runs a package with these files.
-fn run_files(mut options: Options, files: &[(&str, &[u8], u32)], events: &[&str]) -> Outcome {
+fn run_files(mut options: Options, files: &[Entry<'_>], events: &[&str]) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     options.package = zip_of(&dir.path().join("bootstrap.zip"), files);
     try_run(&options, events).unwrap()
@@ -405,7 +408,7 @@ fn a_bootstrap_that_cannot_start_is_named_as_lambda_does() {
     let (function, script) = (FUNCTION.1.as_slice(), b"#!/bin/nothing\n".as_slice());
     let mut foreign = function.to_vec();
     foreign[18] = 21; // EM_PPC64
-    let cases: [(&[(&str, &[u8], u32)], &str); 4] = [
+    let cases: [(&[Entry<'_>], &str); 4] = [
         (
             &[("other", function, 0o755)],
             "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]",
@@ -458,7 +461,7 @@ fn a_library_of_the_host_that_the_runtime_lacks_is_invisible() {
         &dir.path().join("needy"),
         &["-Wl,--no-as-needed", "-lm"],
     );
-    let files: &[(&str, &[u8], u32)] = &[("bootstrap", &needy, 0o755)];
+    let files: &[Entry<'_>] = &[("bootstrap", &needy, 0o755)];
     assert_eq!(run_files(options("echo"), files, &["1"]).text(0), "1");
     let outcome = run_files(poor, files, &["1"]);
     assert_eq!(
@@ -477,26 +480,20 @@ fn another_systems_root_can_be_shown() {
     let tree = tempfile::tempdir().unwrap();
     fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir_all(tree.path().join("usr/share")).unwrap();
-    for (name, host) in [("lib", "/lib"), ("lib64", "/lib64")] {
-        let target = fs::canonicalize(host).unwrap();
-        Command::new("cp")
-            .arg("-a")
-            .arg("--reflink=auto")
-            .arg(target.join(if name == "lib" {
-                "x86_64-linux-gnu/libc.so.6"
-            } else {
-                "ld-linux-x86-64.so.2"
-            }))
-            .arg("-L")
-            .arg("-t")
-            .arg({
-                let path = tree.path().join(name);
-                fs::create_dir_all(&path).unwrap();
-                path
-            })
-            .status()
-            .unwrap();
+    fs::create_dir(tree.path().join("lib64")).unwrap();
+    for soname in ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"] {
+        let directories = [
+            "/lib64",
+            "/lib",
+            "/lib/x86_64-linux-gnu",
+            "/lib/aarch64-linux-gnu",
+        ];
+        let host = directories.map(|directory| Path::new(directory).join(soname));
+        if let Some(host) = host.iter().find(|path| path.is_file()) {
+            fs::copy(host, tree.path().join("lib64").join(soname)).unwrap();
+        }
     }
+    std::os::unix::fs::symlink("lib64", tree.path().join("lib")).unwrap();
     let mut options = options("look");
     options.rootfs = Some(tree.path().to_owned());
     let outcome = run_function(options, &["1"]);
@@ -550,7 +547,8 @@ fn a_plain_process_says_what_is_not_enforced() {
 
 #[test]
 fn bad_settings_are_refused() {
-    let cases: &[(fn(&mut Options), &str)] = &[
+    type Change = fn(&mut Options);
+    let cases: &[(Change, &str)] = &[
         (
             |options| options.memory_mib = 64,
             "memory of `64` MiB, where Lambda takes `128`",
@@ -584,6 +582,61 @@ fn bad_settings_are_refused() {
         error.contains("Request must be smaller than 6291456 bytes"),
         "{error}"
     );
+}
+
+/// Set in the process that is killed in the next test.
+const KILLED: &str = "SLIMLAMBDA_TEST_KILLED";
+
+#[test]
+fn nothing_is_left_when_the_program_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    if std::env::var_os(KILLED).is_some() {
+        let mut options = options("echo");
+        options.package = zip_of(
+            &dir.path().join("bootstrap.zip"),
+            &[("bootstrap", &FUNCTION.1, 0o755)],
+        );
+        let event = b"hang".to_vec();
+        run(
+            &options,
+            &[event],
+            &mut |_, _| {},
+            &mut std::io::stderr(),
+            &|_| {},
+        )
+        .unwrap();
+        return;
+    }
+    let mut program = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "sandbox::nothing_is_left_when_the_program_is_killed",
+            "--exact",
+            "--nocapture",
+        ])
+        .env(KILLED, "1")
+        .env("TMPDIR", dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(program.stderr.take().unwrap()).lines();
+    assert!(
+        lines.map_while(Result::ok).any(|line| line == "err"),
+        "the function runs"
+    );
+    let sandboxes = || {
+        let names = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_str().unwrap().starts_with("slimlambda-"))
+            .count()
+    };
+    assert_eq!(sandboxes(), 1);
+    program.kill().unwrap();
+    program.wait().unwrap();
+    while sandboxes() != 0 {
+        std::thread::sleep(Duration::from_millis(5)); // the test runner's own limit ends this
+    }
 }
 
 /// The same promises hold for a user without privileges, in a user namespace.
