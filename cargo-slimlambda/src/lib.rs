@@ -276,7 +276,7 @@ fn program<'a>(artifact: &Artifact, arena: &'a Arena<Bytes>) -> anyhow::Result<O
         gate(format!("`{}` would not start on Lambda: {error}{help}", path.display()))
     })?;
     Ok(Object {
-        label: artifact.name.clone(),
+        label: "bootstrap".to_string(),
         path: path.clone(),
         real: file.real,
         image,
@@ -359,38 +359,57 @@ fn items(
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let wanted = |name: &str| config.strip && !exclude.iter().any(|glob| glob.matches(name));
-    let mut jobs = vec![(
+    let binary = (
         format!("{PROGRAM_DIRECTORY}/{}", artifact.name),
         Role::Binary,
         program,
-    )];
-    for library in &closure.libraries {
-        for name in &library.names {
-            jobs.push((
-                format!("{LIBRARY_DIRECTORY}/{name}"),
-                Role::Library,
-                &library.object,
-            ));
-        }
-    }
+    );
+    let libraries = closure.libraries.iter().map(|library| {
+        let name = library
+            .names
+            .first()
+            .map_or(library.object.label.as_str(), String::as_str);
+        (
+            format!("{LIBRARY_DIRECTORY}/{name}"),
+            Role::Library,
+            &library.object,
+        )
+    });
+    let jobs: Vec<_> = std::iter::once(binary).chain(libraries).collect();
     let mut items = jobs
         .into_par_iter()
         .map(|(dest, role, object)| {
             let name = dest.rsplit('/').next().unwrap_or(&dest);
             let (bytes, strip) = stripped(object, wanted(name))?;
-            Ok(Item {
+            let size = object.image.bytes.len() as u64;
+            Ok(item(
                 dest,
                 role,
-                mode: 0o755,
-                content: Content::File(bytes),
-                original_size: object.image.bytes.len() as u64,
+                Content::File(bytes),
+                size,
                 strip,
-                placement: config.placement,
-                lazy: false,
-                source: object.path.clone(),
-            })
+                object,
+                config,
+            ))
         })
         .collect::<anyhow::Result<Vec<Item>>>()?;
+    // A second name must be a symlink: the loader takes a copy for another library.
+    for library in &closure.libraries {
+        for alias in library.names.iter().skip(1) {
+            let dest = format!("{LIBRARY_DIRECTORY}/{alias}");
+            let target = Content::Symlink(library.names[0].clone());
+            let size = library.names[0].len() as u64;
+            items.push(item(
+                dest,
+                Role::Library,
+                target,
+                size,
+                Strip::Not,
+                &library.object,
+                config,
+            ));
+        }
+    }
     for item in &items {
         if let Strip::Refused(why) = &item.strip {
             sink(Event::Warning(&format!(
@@ -414,10 +433,39 @@ fn items(
     Ok(items)
 }
 
+fn item(
+    dest: String,
+    role: Role,
+    content: Content,
+    original_size: u64,
+    strip: Strip,
+    object: &Object<'_>,
+    config: &Config,
+) -> Item {
+    let mode = if matches!(content, Content::File(_)) {
+        0o755
+    } else {
+        0o777
+    };
+    Item {
+        dest,
+        role,
+        mode,
+        content,
+        original_size,
+        strip,
+        placement: config.placement,
+        lazy: false,
+        source: object.path.clone(),
+    }
+}
+
 fn stripped(object: &Object<'_>, wanted: bool) -> anyhow::Result<(Bytes, Strip)> {
     let strip = match wanted.then(|| strip::strip(&object.image)) {
         Some(strip::Stripped::Smaller(bytes)) => return Ok((Bytes::Owned(bytes), Strip::Stripped)),
-        Some(strip::Stripped::Unchanged(strip::Reason::AlreadyStripped)) => Strip::AlreadyStripped,
+        Some(strip::Stripped::Unchanged(
+            strip::Reason::AlreadyStripped | strip::Reason::NothingToGain,
+        )) => Strip::AlreadyStripped,
         Some(strip::Stripped::Unchanged(strip::Reason::Dangerous(why))) => Strip::Refused(why),
         None => Strip::Not,
     };
