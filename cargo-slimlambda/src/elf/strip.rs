@@ -1,9 +1,9 @@
 //! An [`Image`]'s bytes → the same without what the loader and the unwinder do not use.
 //!
 //! What the program headers cover stays byte for byte; only file offsets change. Sections are then
-//! described anew: those that are loaded keep their headers and their indexes (dynamic symbols name
-//! sections by index), symbols and debugging data go, and what no tool chain is known to write stays,
-//! because the program itself may read it: cargo-auditable's `.dep-v0`, PyInstaller's `pydata`.
+//! described anew: loaded ones keep their headers, symbols and debugging data go, and what no tool
+//! chain is known to write stays, because somebody may read it from the file: cargo-auditable's
+//! `.dep-v0`, PyInstaller's `pydata` (which is the whole Python program, and which llvm-strip drops).
 //! The result is read again and compared with the original; where the two are not proven to load
 //! the same, or where the file is of a kind that is known to break, the original is to be shipped.
 
@@ -235,6 +235,7 @@ fn check_accounted(image: &Image<'_>) -> Result<(), Reason> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use object::pod;
     use std::process::Command;
 
     /// A library with symbols and debugging data.
@@ -303,6 +304,46 @@ mod tests {
             };
             assert!(why.contains(expected), "{why}");
         }
+    }
+
+    /// Puts the program headers behind everything, in a segment of their own (GNU_STACK's header
+    /// becomes its), as some tools do to make room.
+    fn with_headers_last(mut bytes: Vec<u8>) -> Vec<u8> {
+        let image = Image::parse(&bytes).unwrap();
+        let (table, size) = program_headers(&image);
+        let kind = |kind: elf::ProgramType| {
+            let mut segments = image.segments.iter();
+            let position = segments.position(|segment| segment.kind == kind.0);
+            position.map(|position| position * size_of::<ProgramHeader>())
+        };
+        let mut headers = slice(&bytes, table, size).unwrap().to_vec();
+        // Behind all addresses, too, so that offset and address can be the same.
+        let place = (bytes.len() as u64 + 0x10000).next_multiple_of(layout::PAGE);
+        let stack = kind(elf::PT_GNU_STACK).unwrap();
+        headers[stack..stack + 4].copy_from_slice(&elf::PT_LOAD.0.to_le_bytes());
+        headers[stack + 4..stack + 8].copy_from_slice(&elf::PF_R.0.to_le_bytes());
+        for (entry, align) in [(Some(stack), layout::PAGE), (kind(elf::PT_PHDR), 8)] {
+            let Some(entry) = entry else { continue };
+            let fields = [place, place, place, size, size, align];
+            headers[entry + 8..entry + 56].copy_from_slice(pod::bytes_of_slice(&fields));
+        }
+        bytes[32..40].copy_from_slice(&place.to_le_bytes());
+        bytes.resize(place as usize, 0);
+        bytes.extend(headers);
+        bytes
+    }
+
+    #[test]
+    fn moves_program_headers_in_libraries_but_not_in_programs() {
+        let library = with_headers_last(library(&["-shared", "-g3"]));
+        let Stripped::Smaller(stripped) = strip(&Image::parse(&library).unwrap()) else {
+            panic!("the library was not stripped");
+        };
+        assert!(stripped.len() < library.len() - 0x10000);
+
+        let program = with_headers_last(self::library(&["-pie", "-Wl,-esum,-Iloader"]));
+        let unchanged = strip(&Image::parse(&program).unwrap());
+        assert_eq!(unchanged, Stripped::Unchanged(Reason::NothingToGain));
     }
 
     #[test]

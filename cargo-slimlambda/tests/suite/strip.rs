@@ -322,7 +322,7 @@ fn lies_in_any_bytes_never_panic_and_never_pass_the_proof() {
     let value = prop_oneof![Just(0_u8), Just(1), Just(0xff), any::<u8>()];
     let lies = proptest::collection::vec((position, value), 1..6);
     let config = ProptestConfig {
-        cases: 2000,
+        cases: ProptestConfig::default().cases.max(2000),
         failure_persistence: None,
         ..ProptestConfig::default()
     };

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The smallest page of both architectures, in bytes; the kernel maps whole pages.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// A range of the file that stays, and where it goes.
 struct Block {
