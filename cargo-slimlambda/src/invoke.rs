@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 
 use crate::cli::{ConfigArgs, InvokeArgs, InvokeFormat};
 use crate::config::{self, Config};
+use crate::elf::image::Machine;
 use crate::elf::runtime::PROVIDED_AL2023;
 use crate::error::Stop;
 use crate::report::terminal::{Screen, size};
@@ -27,7 +28,12 @@ const TMP: u32 = 512;
 /// [`Stop::Function`] where an answer is an error; and where the package cannot be run at all.
 pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
     let screen = Screen::new(&args.output);
-    let (package, name, config) = package(args)?;
+    let Chosen {
+        package,
+        name,
+        config,
+        machine,
+    } = choose(args)?;
     let options = Options {
         package,
         layers: args.layer.clone(),
@@ -80,11 +86,23 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The package to run, the function's name, and its settings: flags over what the build was told.
-fn package(args: &InvokeArgs) -> anyhow::Result<(PathBuf, String, Config)> {
+/// What is run, and with which settings: flags over what the build was told.
+struct Chosen {
+    package: PathBuf,
+    name: String,
+    config: Config,
+    machine: Machine,
+}
+
+fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
     let flags = ConfigArgs {
         limits: args.limits.clone(),
         ..ConfigArgs::default()
+    };
+    let host = if cfg!(target_arch = "aarch64") {
+        Machine::Aarch64
+    } else {
+        Machine::X86_64
     };
     if let Some(zip) = &args.zip {
         let name = zip
@@ -95,42 +113,65 @@ fn package(args: &InvokeArgs) -> anyhow::Result<(PathBuf, String, Config)> {
             |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_',
             "-",
         );
-        return Ok((zip.clone(), name, config::load(None, None, "", &flags)?));
+        return Ok(Chosen {
+            package: zip.clone(),
+            name,
+            config: config::load(None, None, "", &flags)?,
+            machine: host,
+        });
     }
     let metadata = cargo::metadata(&args.choice)?;
-    let choice = args.choice();
-    let selected = cargo::select_one(&metadata, &choice)?;
-    let mut config = config::load(
-        Some(&metadata),
-        Some(selected.package),
-        selected.bin,
-        &flags,
-    )?;
+    let selected = cargo::select_one(&metadata, &args.choice())?;
+    let name = selected.bin.to_string();
+    let mut config = config::load(Some(&metadata), Some(selected.package), &name, &flags)?;
     let lambda_dir = args
         .lambda_dir
         .clone()
         .unwrap_or_else(|| metadata.target_directory.join("lambda").into());
-    let directory = lambda_dir.join(selected.bin);
-    let zip = directory.join(output::ZIP);
-    let found = [zip, lambda_dir.join(output::ZIP), directory.clone()]
-        .into_iter()
-        .find(|path| path.is_file() || path.join("bootstrap").is_file());
-    let Some(found) = found else {
+    // As built, or as built with `--flatten`.
+    let directories = [lambda_dir.join(&name), lambda_dir.clone()];
+    let package_in = |directory: &PathBuf| {
+        let zip = directory.join(output::ZIP);
+        zip.is_file().then_some(zip).or_else(|| {
+            directory
+                .join("bootstrap")
+                .is_file()
+                .then(|| directory.clone())
+        })
+    };
+    let Some(package) = directories.iter().find_map(package_in) else {
         bail!(
-            "no package of `{}` in `{}`\nhelp: `cargo slimlambda build` makes it",
-            selected.bin,
-            directory.display()
+            "no package of `{name}` in `{}`\nhelp: `cargo slimlambda build` makes it",
+            directories[0].display()
         );
     };
     // What the build found to be needed, where nothing is configured.
-    let report =
-        std::fs::read(output::report_path(&directory, false, selected.bin)).unwrap_or_default();
+    let report = std::fs::read(output::report_path(&lambda_dir, true, &name)).unwrap_or_default();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap_or_default();
     let planned = report["settings"]["ephemeral_storage"]
         .as_u64()
         .and_then(|size| u32::try_from(size).ok());
     config.ephemeral_storage = config.ephemeral_storage.or(planned);
-    Ok((found, selected.bin.to_string(), config))
+    let machine = match report["architecture"].as_str() {
+        Some("arm64") => Machine::Aarch64,
+        Some("x86_64") => Machine::X86_64,
+        _ => host,
+    };
+    Ok(Chosen {
+        package,
+        name,
+        config,
+        machine,
+    })
+}
+
+/// The libraries that the sandbox shows the function: those that the runtime has, and no others of this system.
+fn provided(machine: Machine) -> Vec<String> {
+    let rows = PROVIDED_AL2023
+        .rows
+        .iter()
+        .filter(|row| row.machines.contains(&machine));
+    rows.map(|row| row.soname.to_string()).collect()
 }
 
 fn events(args: &InvokeArgs) -> anyhow::Result<Vec<Vec<u8>>> {

@@ -9,7 +9,6 @@ use core::ptr;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::thread::sched_getaffinity;
-use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Cores that this process may run on, at least 1.
 pub(crate) fn cores() -> usize {
@@ -18,18 +17,26 @@ pub(crate) fn cores() -> usize {
         .max(1)
 }
 
-/// Microseconds on a clock that never goes back.
+/// Microseconds on a clock that never goes back. libc's, because rustix's own way to the vDSO begins with a `prctl`, and
+/// Lambda refuses those.
 pub(crate) fn now_us() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes the timespec that it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
 }
 
 /// Sleeps; a signal may cut it short.
 pub(crate) fn sleep_ms(ms: u32) {
-    let _ = rustix::thread::nanosleep(&Timespec {
+    let time = libc::timespec {
         tv_sec: (ms / 1000).into(),
         tv_nsec: i64::from(ms % 1000) * 1_000_000,
-    });
+    };
+    // SAFETY: reads the timespec that it is given.
+    unsafe { libc::nanosleep(&time, ptr::null_mut()) };
 }
 
 /// Writes to standard error, once.
