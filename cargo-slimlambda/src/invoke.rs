@@ -43,11 +43,7 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
         tmp_mib: config.ephemeral_storage.unwrap_or(TMP),
         timeout: Duration::from_secs(config.timeout.unwrap_or(TIMEOUT).into()),
         environment: args.env.clone(),
-        provided: PROVIDED_AL2023
-            .rows
-            .iter()
-            .map(|row| row.soname.to_string())
-            .collect(),
+        provided: provided(machine),
         rootfs: args.rootfs.clone(),
         keep: args.keep,
         ..Options::default()
