@@ -433,6 +433,11 @@ fn a_bootstrap_that_cannot_start_is_named_as_lambda_does() {
             Some("Runtime.InvalidEntrypoint")
         );
         assert!(outcome.text(0).contains(message), "{}", outcome.text(0));
+        assert_eq!(
+            outcome.report.exits,
+            [],
+            "no process of the function has run"
+        );
     }
 }
 
@@ -582,6 +587,27 @@ fn bad_settings_are_refused() {
         error.contains("Request must be smaller than 6291456 bytes"),
         "{error}"
     );
+}
+
+#[test]
+fn a_panic_of_the_caller_takes_the_sandbox_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options("echo");
+    options.package = zip_of(
+        &dir.path().join("p.zip"),
+        &[("bootstrap", &FUNCTION.1, 0o755)],
+    );
+    let mut output = Vec::new();
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        run(
+            &options,
+            &[b"1".to_vec()],
+            &mut |_, _| panic!("caller"),
+            &mut output,
+            &|_| {},
+        )
+    }));
+    assert!(caught.is_err());
 }
 
 /// Set in the process that is killed in the next test.

@@ -215,8 +215,13 @@ impl Function<'_> {
                         self.report.not_enforced.push(note.to_owned());
                     }
                 }
-                Some(News::ExecFailed(errno)) => exec_failed = Some(errno),
+                Some(News::ExecFailed(errno)) => {
+                    exec_failed = Some(errno);
+                    // What ends now is ours, not the function's.
+                    self.ending = true;
+                }
                 Some(News::Exited(failure)) => {
+                    self.ending = false;
                     let failure =
                         exec_failed.map_or(failure, |errno| self.entrypoint_failure(errno));
                     return Ok(Err(failure));

@@ -33,6 +33,7 @@ use control::Spec;
 use lifecycle::Function;
 use provided::{Bootstrap, Machine};
 use report::{Kept, REPORT_VERSION};
+use start::Teardown;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -149,7 +150,7 @@ pub fn run(
     let started = start::start(options, &mut spec, &writer, sink)?;
     drop(writer);
     let mut not_enforced = started.not_enforced;
-    not_enforced.extend(never_enforced());
+    not_enforced.extend(never_enforced(&spec));
     let refused = seccomp::Refused::new(BTreeMap::new());
     let launcher = Mutex::new(Vec::new());
     let (sender, messages) = mpsc::channel();
@@ -182,6 +183,7 @@ pub fn run(
     let control = started.control;
     let mut child = started.child;
     std::thread::scope(|scope| {
+        let _teardown = Teardown(&control, &mut child);
         scope.spawn(|| output::pump(reader, output, &launcher));
         let (incoming, refused) = (&control, &refused);
         let sent = sender.clone();
@@ -199,17 +201,11 @@ pub fn run(
             ending: false,
         };
         let result = function.run(events, on_answer);
-        // Whatever happened: the socket's end takes the sandbox down, and the threads with it.
         let ended = function.end();
         let kept = match (&result, &ended) {
             (Ok(()), Ok(())) if options.keep => keep_tmp(started.tmp.as_ref(), work.path()),
             _ => Ok(None),
         };
-        _ = nix::sys::socket::shutdown(
-            std::os::fd::AsRawFd::as_raw_fd(&control),
-            nix::sys::socket::Shutdown::Both,
-        );
-        _ = child.wait();
         result.and(ended)?;
         kept.map(|tmp| {
             if options.keep {
@@ -333,14 +329,17 @@ fn specify(
 }
 
 /// What no isolation enforces.
-fn never_enforced() -> Vec<String> {
+fn never_enforced(spec: &Spec) -> Vec<String> {
     let mut list = vec![
         "CPU share: all of this machine's cores and their full speed are there".to_owned(),
         "network: it is this machine's".to_owned(),
     ];
     #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx512f") {
+    if std::is_x86_feature_detected!("avx512f") && spec.binfmt.is_none() {
         list.push("instructions: this CPU has AVX-512, which Lambda does not promise".to_owned());
+    }
+    if spec.binfmt.is_some() {
+        list.push("CPU: it is emulated, so times and memory say little".to_owned());
     }
     list
 }

@@ -11,6 +11,7 @@ use super::{GID, UID, root, seccomp, sys};
 use crate::limits;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -58,7 +59,7 @@ fn live() -> Result<()> {
     };
     // Away from the terminal: an interrupt ends the outer half, and we then clean up after it.
     _ = setsid();
-    let isolated = match isolate(spec.isolation) {
+    let isolated = match isolate(&spec) {
         Ok(()) if spec.isolation == Isolation::Plain => {
             let result = serve(&spec, control.as_fd());
             tidy(&spec);
@@ -96,9 +97,9 @@ fn cannot(error: &anyhow::Error) -> FromInit {
 }
 
 /// Enters the namespaces; the PID namespace holds from the next fork on.
-fn isolate(isolation: Isolation) -> Result<()> {
+fn isolate(spec: &Spec) -> Result<()> {
     let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    match isolation {
+    match spec.isolation {
         Isolation::Namespaces => unshare(namespaces).context("namespaces"),
         Isolation::UserNamespace => {
             if getuid().is_root() {
@@ -106,20 +107,41 @@ fn isolate(isolation: Isolation) -> Result<()> {
                 // Changing ids took our /proc/self from us.
                 prctl::set_dumpable(true).context("dumpable")?;
             }
-            let (uid, gid) = (getuid(), getgid());
-            unshare(CloneFlags::CLONE_NEWUSER).context("user namespace")?;
-            for (file, text) in [
-                ("setgroups", "deny".to_owned()),
-                ("uid_map", format!("{UID} {uid} 1")),
-                ("gid_map", format!("{GID} {gid} 1")),
-            ] {
-                fs::write(Path::new("/proc/self").join(file), text)
-                    .with_context(|| format!("write `{file}` of the user namespace"))?;
+            if let Some(registration) = &spec.binfmt {
+                user_namespace(0, 0)?;
+                register(registration)?;
             }
+            user_namespace(UID, GID)?;
             unshare(namespaces).context("namespaces in a user namespace")
         }
         Isolation::Plain => prctl::set_child_subreaper(true).context("subreaper"),
     }
+}
+
+/// Enters a user namespace in which the present user is `uid` and `gid`.
+fn user_namespace(uid: u32, gid: u32) -> Result<()> {
+    let (outer_uid, outer_gid) = (getuid(), getgid());
+    unshare(CloneFlags::CLONE_NEWUSER).context("user namespace")?;
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{uid} {outer_uid} 1")),
+        ("gid_map", format!("{gid} {outer_gid} 1")),
+    ] {
+        fs::write(Path::new("/proc/self").join(file), text)
+            .with_context(|| format!("write `{file}` of the user namespace"))?;
+    }
+    Ok(())
+}
+
+/// Registers an emulator for this user namespace and those inside it, not for the host (Linux
+/// 6.7). Only its uid 0 may; and the registration lasts as long as the mount.
+fn register(registration: &str) -> Result<()> {
+    const DIRECTORY: &str = "/proc/sys/fs/binfmt_misc";
+    const NAME: Option<&str> = Some("binfmt_misc");
+    unshare(CloneFlags::CLONE_NEWNS).context("mount namespace")?;
+    mount(NAME, DIRECTORY, NAME, MsFlags::empty(), None::<&str>)
+        .context("binfmt_misc of one's own")?;
+    fs::write(Path::new(DIRECTORY).join("register"), registration).context("register the emulator")
 }
 
 fn drop_ids() -> Result<()> {

@@ -61,9 +61,6 @@ pub fn enter(spec: &Spec) -> Result<()> {
         NONE,
     )
     .context("/proc")?;
-    if let Some(registration) = &spec.binfmt {
-        register(&root, registration)?;
-    }
     devices(&root.join("dev"))?;
 
     chdir(&root).context("enter the root")?;
@@ -184,18 +181,4 @@ fn devices(dev: &Path) -> Result<()> {
             .with_context(|| format!("link `/dev/{name}`"))?;
     }
     Ok(())
-}
-
-/// Registers an emulator for this user namespace alone (Linux 6.7).
-fn register(root: &Path, registration: &str) -> Result<()> {
-    let directory = root.join("proc/sys/fs/binfmt_misc");
-    mount(
-        Some("binfmt_misc"),
-        &directory,
-        Some("binfmt_misc"),
-        MsFlags::empty(),
-        NONE,
-    )
-    .context("binfmt_misc of its own")?;
-    fs::write(directory.join("register"), registration).context("register the emulator")
 }

@@ -5,10 +5,10 @@ use super::{Options, STAGE2_ARG};
 use crate::error::gate;
 use crate::event::{Event, Sink};
 use anyhow::{Context, Result, bail};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 use nix::unistd::{Uid, getuid};
 use std::io::PipeWriter;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
 
 /// A standing sandbox.
@@ -21,6 +21,18 @@ pub struct Started {
     pub tmp: Option<OwnedFd>,
     /// What this isolation does not enforce.
     pub not_enforced: Vec<String>,
+}
+
+/// Takes the sandbox down when dropped, however its scope is left: the control socket's end makes
+/// the inner half kill everything, and ends the threads that listen to it.
+pub struct Teardown<'a>(pub &'a OwnedFd, pub &'a mut Child);
+
+impl Drop for Teardown<'_> {
+    fn drop(&mut self) {
+        // Neither can fail in a way that leaves more to do: the other end is then gone already.
+        _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+        _ = self.1.wait();
+    }
 }
 
 /// Tries one isolation after the other; `spec` keeps the one that worked.
@@ -44,10 +56,7 @@ pub fn start(
                 });
             }
             Attempt::Cannot(reason) => {
-                sink(Event::Note(&format!(
-                    "this system does not allow {}",
-                    name(isolation)
-                )));
+                sink(Event::Note(&format!("this system does not allow {reason}")));
                 reasons.push(reason);
             }
         }
