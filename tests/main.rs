@@ -3,11 +3,16 @@
 
 mod abi;
 mod assets;
+mod build;
 mod cargo;
 mod cli;
 mod config;
 mod elf_tools;
+mod function;
+mod gate;
 mod needed;
 mod project;
+mod report;
 mod sandbox;
+mod schema;
 mod strip;

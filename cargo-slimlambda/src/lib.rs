@@ -132,21 +132,12 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
         let chosen = selected.iter().position(|one| one.bin == artifact.name);
         let chosen = chosen.context("cargo built a binary that was not chosen")?;
         let report = package(Some(&metadata), artifact, &configs[chosen], &assets[chosen]);
-        reports.push(
-            report
-                .with_context(|| format!("failed to package `{}`", artifact.name))
-                .map_err(unwrap_single)?,
-        );
+        reports.push(match artifacts.len() {
+            1 => report?,
+            _ => report.with_context(|| format!("failed to package `{}`", artifact.name))?,
+        });
     }
     Ok(reports)
-}
-
-/// A gate's own message says what it is about; wrapping it would hide its exit code's reason behind a heading.
-fn unwrap_single(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast::<error::Stop>() {
-        Ok(stop) => stop.into(),
-        Err(error) => error,
-    }
 }
 
 /// One function: binary → everything that goes to Lambda, and what there is to say about it.
@@ -188,9 +179,13 @@ fn make(
     sink(Event::Status {
         verb: "Stripping",
         what: &format!(
-            "{} and {} libraries",
+            "{}{}",
             artifact.name,
-            closure.libraries.len()
+            match closure.libraries.len() {
+                0 => String::new(),
+                1 => " and 1 library".to_string(),
+                n => format!(" and {n} libraries"),
+            }
         ),
     });
     let items = items(artifact, config, &program, &closure, assets, machine, sink)?;
@@ -276,7 +271,7 @@ fn program<'a>(artifact: &Artifact, arena: &'a Arena<Bytes>) -> anyhow::Result<O
         gate(format!("`{}` would not start on Lambda: {error}{help}", path.display()))
     })?;
     Ok(Object {
-        label: "bootstrap".to_string(),
+        label: artifact.name.clone(),
         path: path.clone(),
         real: file.real,
         image,

@@ -45,7 +45,7 @@ pub fn report_path(directory: &Path, flat: bool, bin: &str) -> PathBuf {
 ///
 /// # Errors
 ///
-/// A file cannot be written; what was there before is then still there, as far as it was not replaced yet.
+/// A file cannot be written; what an earlier build left is then still there, as far as it was not replaced yet.
 pub fn write(
     package: Package,
     directory: &Path,
@@ -57,40 +57,46 @@ pub fn write(
         zip,
         mut report,
     } = package;
-    fs::create_dir_all(directory)
-        .with_context(|| format!("failed to create `{}`", directory.display()))?;
+    // The next build, from whatever directory, must know them again.
+    let directory = &std::path::absolute(directory)
+        .with_context(|| format!("failed to find `{}`", directory.display()))?;
     let report_path = report_path(directory, flat, &report.function);
-    let mut old = previous(&report_path);
-
     let mut outputs = Vec::new();
-    let mut note = |path: PathBuf, size: usize| {
+    let mut note = |path: &str, size: usize| {
         outputs.push(Output {
-            path,
+            path: directory.join(path),
             size: size as u64,
         })
     };
-    if format != Some(OutputFormat::Zip) {
-        for file in &files {
-            let path = directory.join(&file.path);
-            put(&path, file)?;
-            old.retain(|old| *old != path);
-            note(path, file.size());
-        }
-    }
+    let files = match format {
+        Some(OutputFormat::Zip) => &[],
+        _ => files.as_slice(),
+    };
+    files.iter().for_each(|file| note(&file.path, file.size()));
     if format != Some(OutputFormat::Binary) {
-        let path = directory.join(ZIP);
-        replace(&path, &zip, 0o644)?;
-        old.retain(|old| *old != path);
-        note(path, zip.len());
+        note(ZIP, zip.len());
     }
-    // What the last build left and this one does not have would be deployed along with it.
-    for path in old.iter().filter(|path| path.starts_with(directory)) {
-        remove(path).with_context(|| {
+
+    // What the last build left and this one does not have would be deployed along with it. It goes first: where a file or
+    // a symlink was, there may be a directory now.
+    let stale = |path: &PathBuf| {
+        path.starts_with(directory) && !outputs.iter().any(|output| output.path == *path)
+    };
+    for path in previous(&report_path).iter().filter(|path| stale(path)) {
+        remove(path, directory).with_context(|| {
             format!(
                 "failed to remove `{}`, left by an earlier build",
                 path.display()
             )
         })?;
+    }
+    fs::create_dir_all(directory)
+        .with_context(|| format!("failed to create `{}`", directory.display()))?;
+    for file in files {
+        put(&directory.join(&file.path), file)?;
+    }
+    if format != Some(OutputFormat::Binary) {
+        replace(&directory.join(ZIP), &zip, 0o644)?;
     }
     report.outputs = outputs;
     let text = serde_json::to_vec_pretty(&report).context("failed to write the report")?;
@@ -119,17 +125,20 @@ fn previous(report: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn remove(path: &Path) -> std::io::Result<()> {
+/// Removes a file, and the directories below `directory` that are empty without it.
+fn remove(path: &Path, directory: &Path) -> std::io::Result<()> {
+    use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        // It is gone, or somebody has put something else there.
+        Err(error) if [IsADirectory, NotADirectory, NotFound].contains(&error.kind()) => {}
+        other => other?,
     }
-    // Directories that are empty now go too; the first that is not ends it.
     let mut above = path.parent();
-    while let Some(directory) = above
-        && fs::remove_dir(directory).is_ok()
+    while let Some(empty) = above
+        && empty != directory
+        && fs::remove_dir(empty).is_ok()
     {
-        above = directory.parent();
+        above = empty.parent();
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What a build did, as plain data: drawn by `terminal`, serialised as it is for machines.
 //!
-//! The JSON layout is described by `schemas/build-report.schema.json`; a change that a reader could
-//! stumble over raises [`REPORT_VERSION`].
+//! The JSON layout is `schemas/build-report-v1.schema.json`; a change that a reader could stumble over raises
+//! [`REPORT_VERSION`].
 
 pub mod terminal;
 
@@ -167,7 +167,7 @@ pub struct Settings {
 /// A file that was written.
 #[derive(Debug, Clone, Serialize)]
 pub struct Output {
-    /// Absolute path, or as `--lambda-dir` has it.
+    /// Absolute path.
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,

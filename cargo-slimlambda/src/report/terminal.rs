@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -93,7 +94,7 @@ impl Screen {
             .find(|output| output.path.extension().is_some_and(|e| e == "zip"));
         let output = zip
             .or(report.outputs.first())
-            .map(|output| output.path.display().to_string())
+            .map(|output| from_here(&output.path).display().to_string())
             .unwrap_or_default();
         self.status(
             "Packaged",
@@ -174,7 +175,7 @@ fn table(report: &Report, all: bool) -> Vec<String> {
             let _ = write!(line, "  {archived:>10}");
         }
         let _ = write!(line, "  {place}");
-        line
+        line.trim_end().to_string()
     };
     let mut lines = vec![row("file", "built", "stripped", "in archive", "placed")];
     for file in shown {
@@ -310,6 +311,14 @@ fn hints(report: &Report, all: bool) -> String {
         "\n  if the function uses one: add it to `libraries` in [package.metadata.slimlambda]",
     );
     text
+}
+
+/// A path below the current directory, relative to it; any other as it is.
+fn from_here(path: &Path) -> &Path {
+    std::env::current_dir()
+        .ok()
+        .and_then(|here| path.strip_prefix(here).ok())
+        .unwrap_or(path)
 }
 
 /// A size for people. Lambda's MB are MiB.
