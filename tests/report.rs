@@ -40,7 +40,9 @@ fn people_read_what_went_where_and_what_to_set() {
     function.build(&["--quiet"]);
     let ran = function.build(&[]);
     assert_eq!(ran.stdout, "");
-    assert_data_eq!(redacted(&ran), str![[r#"
+    assert_data_eq!(
+        redacted(&ran),
+        str![[r#"
     Checking told would start on provided.al2023 ([..])
    Stripping told
      Packing told
@@ -60,7 +62,8 @@ fn people_read_what_went_where_and_what_to_set() {
   /tmp         6.0 MiB of 512.0 MiB with the setting below (1.2 %)
   set       EphemeralStorage 512 MB, Lambda's default · MemorySize 256 MB · Timeout 20 s
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]

@@ -24,7 +24,9 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str, faults: &mut Vec
                 wrong(format!("below {rule}"))
             }
             "maximum" if number > rule.as_f64() => wrong(format!("above {rule}")),
-            "minLength" if value.is_string() && length(value) < rule.as_u64() => wrong(format!("shorter than {rule}")),
+            "minLength" if value.is_string() && length(value) < rule.as_u64() => {
+                wrong(format!("shorter than {rule}"))
+            }
             "maxLength" if length(value) > rule.as_u64() => wrong(format!("longer than {rule}")),
             "required" => {
                 let missing = list(rule)
