@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use snapbox::{assert_data_eq, str};
 
-use crate::function::{Function, function};
+use crate::function::{Function, function, project};
+use crate::project::manifest;
 use crate::schema::faults;
 
 const SCHEMA: &str = include_str!("../cargo-slimlambda/schemas/invoke-report-v1.schema.json");
@@ -253,4 +254,28 @@ help: `cargo slimlambda build` makes it
     let ran = function.try_invoke(&["--zip", "half.zip"], "");
     assert_eq!(ran.code, 101);
     assert!(ran.stderr.contains("`half.zip`"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_program_that_is_no_function_is_told_what_one_does() {
+    let main = "fn main() {\n    println!(\"Hello, world!\");\n}\n";
+    let function = project(
+        "no-function",
+        &[
+            ("Cargo.toml", &manifest("no-function", "[workspace]\n")),
+            ("src/main.rs", main),
+        ],
+    );
+    function.build(&[]);
+    let ran = function.try_invoke(&[], "");
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains("Runtime.ExitError"), "{}", ran.stdout);
+    assert!(
+        ran.stderr.contains("as `lambda_runtime::run` does"),
+        "{}",
+        ran.stderr
+    );
+    // A function is not told.
+    let ran = ACTOR.try_invoke(&["--data", "\"fail why\""], "");
+    assert!(!ran.stderr.contains("lambda_runtime"), "{}", ran.stderr);
 }

@@ -7,6 +7,7 @@ mod build;
 mod cargo;
 mod cli;
 mod config;
+mod digits;
 mod elf_tools;
 mod function;
 mod gate;

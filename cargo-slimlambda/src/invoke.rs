@@ -11,9 +11,10 @@ use crate::config::{self, Config};
 use crate::elf::image::Machine;
 use crate::elf::runtime::PROVIDED_AL2023;
 use crate::error::Stop;
+use crate::event::Event;
 use crate::report::terminal::{Screen, size};
-use crate::sandbox::report::InitOutcome;
-use crate::sandbox::{self, Answer, Options, RunReport};
+use crate::sandbox::report::{InitOutcome, InitPhase};
+use crate::sandbox::{self, Answer, Exit, Options, RunReport};
 use crate::{cargo, output};
 
 /// Memory and timeout where nobody says: enough to not be what fails first, and printed with the result.
@@ -75,11 +76,22 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
         for line in phases(&report, args.output.verbose > 0) {
             eprintln!("{line}");
         }
+        if ended_well(&report) {
+            screen.event(Event::Note(
+                "the process ended by itself, without an error and without asking for an event\nhelp: a function's `main` asks for events until it is ended, as `lambda_runtime::run` does",
+            ));
+        }
     }
     match answers.iter().any(|answer| answer.error.is_some()) {
         true => Err(Stop::Function.into()),
         false => Ok(()),
     }
+}
+
+/// Whether every start of the process did what any other program does: it came to its end.
+fn ended_well(report: &RunReport) -> bool {
+    let ended = |init: &InitPhase| init.outcome == InitOutcome::Exited;
+    report.inits.iter().all(ended) && report.exits.iter().all(|exit| *exit == Exit::Status(0))
 }
 
 /// What is run, and with which settings: flags over what the build was told.

@@ -10,7 +10,7 @@ use super::{FileReport, Report};
 use crate::cli::{Color, OutputArgs};
 use crate::event::Event;
 use crate::plan::{Place, Why};
-use crate::tree::Strip;
+use crate::tree::{Role, Strip};
 
 /// Files that the table shows one by one; the rest is summed up.
 const ROWS: usize = 12;
@@ -159,10 +159,15 @@ fn table(report: &Report, all: bool) -> Vec<String> {
     };
     let (shown, rest) = files.split_at(shown);
     let packed = report.archive.is_some();
+    // Without a launcher the function's binary is what Lambda starts.
+    let path = |file: &FileReport| match (file.role, &report.launcher) {
+        (Role::Binary, None) => "bootstrap".to_string(),
+        _ => file.path.clone(),
+    };
 
     let width = shown
         .iter()
-        .map(|file| file.path.chars().count())
+        .map(|file| path(file).chars().count())
         .max()
         .unwrap_or(0)
         .clamp(12, 44);
@@ -181,7 +186,7 @@ fn table(report: &Report, all: bool) -> Vec<String> {
     for file in shown {
         let archived = file.packed_size.map(size).unwrap_or_default();
         lines.push(row(
-            &file.path,
+            &path(file),
             &size(file.original_size),
             &size(file.size),
             &archived,
