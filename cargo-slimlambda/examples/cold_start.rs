@@ -101,7 +101,10 @@ fn missing(error: std::io::Error) -> std::io::Result<()> {
     }
 }
 
-fn files(root: &Path) -> Result<Vec<(String, Vec<u8>)>, Box<dyn Error>> {
+/// A path in the archive, and its bytes.
+type File = (String, Vec<u8>);
+
+fn files(root: &Path) -> Result<Vec<File>, Box<dyn Error>> {
     let (mut out, mut open) = (Vec::new(), vec![root.to_path_buf()]);
     while let Some(directory) = open.pop() {
         for entry in fs::read_dir(&directory)? {
@@ -122,7 +125,7 @@ fn files(root: &Path) -> Result<Vec<(String, Vec<u8>)>, Box<dyn Error>> {
     Ok(out)
 }
 
-fn archive(files: &[(String, Vec<u8>)]) -> Result<(pack::archive::Packed, u64), Box<dyn Error>> {
+fn archive(files: &[File]) -> Result<(pack::archive::Packed, u64), Box<dyn Error>> {
     let program = fs::read("/bin/true")?;
     let file = |path, bytes| Input {
         path,

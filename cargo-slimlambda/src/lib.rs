@@ -185,13 +185,14 @@ fn make(
     let verdict = would_start(&program, &closure, artifact, machine, runtime, sink)?;
     let hints = hints(&program, &closure, machine, runtime);
 
+    let libraries = match closure.libraries.len() {
+        0 => String::new(),
+        1 => " and 1 library".to_string(),
+        several => format!(" and {several} libraries"),
+    };
     sink(Event::Status {
         verb: "Stripping",
-        what: &format!(
-            "{} and {} libraries",
-            artifact.name,
-            closure.libraries.len()
-        ),
+        what: &format!("{}{libraries}", artifact.name),
     });
     let items = items(artifact, config, &program, &closure, assets, machine, sink)?;
 
