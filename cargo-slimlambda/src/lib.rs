@@ -176,17 +176,14 @@ fn make(
     let verdict = would_start(&program, &closure, artifact, machine, runtime, sink)?;
     let hints = hints(&program, &closure, machine, runtime);
 
+    let libraries = match closure.libraries.len() {
+        0 => String::new(),
+        1 => " and 1 library".to_string(),
+        several => format!(" and {several} libraries"),
+    };
     sink(Event::Status {
         verb: "Stripping",
-        what: &format!(
-            "{}{}",
-            artifact.name,
-            match closure.libraries.len() {
-                0 => String::new(),
-                1 => " and 1 library".to_string(),
-                n => format!(" and {n} libraries"),
-            }
-        ),
+        what: &format!("{}{libraries}", artifact.name),
     });
     let items = items(artifact, config, &program, &closure, assets, machine, sink)?;
 

@@ -49,7 +49,7 @@ pub fn asset(path: &str) -> Result<PathBuf> {
 pub fn task_root() -> Option<PathBuf> {
     ["SLIMLAMBDA_TASK", "LAMBDA_TASK_ROOT"]
         .iter()
-        .find_map(|v| std::env::var_os(v))
+        .find_map(std::env::var_os)
         .map(PathBuf::from)
 }
 

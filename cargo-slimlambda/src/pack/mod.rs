@@ -215,7 +215,7 @@ fn launch(items: &[Item], plan: &Plan) -> anyhow::Result<Launch> {
 }
 
 /// Writes the archive's digest into the launcher, which will accept no other archive.
-fn pair(mut launcher: Vec<u8>, digest: &Digest) -> anyhow::Result<Vec<u8>> {
+pub fn pair(mut launcher: Vec<u8>, digest: &Digest) -> anyhow::Result<Vec<u8>> {
     let marks: Vec<usize> = launcher
         .windows(PAIRING_MARK.len())
         .enumerate()
