@@ -35,6 +35,8 @@ pub struct Asset {
     pub lazy: bool,
     /// Where this was asked for, for errors.
     pub origin: String,
+    /// Number of the spec that it belongs to.
+    pub spec: usize,
 }
 
 /// What an [`Asset`] is.
@@ -68,10 +70,11 @@ struct Found {
 /// `bootstrap`, or is claimed by two different assets.
 pub fn collect(specs: &[AssetSpec]) -> anyhow::Result<Vec<Asset>> {
     let mut assets: BTreeMap<String, Asset> = BTreeMap::new();
-    for spec in specs {
+    for (number, spec) in specs.iter().enumerate() {
         let expanded =
             expand(spec).with_context(|| format!("asset `{}` ({})", spec.source, spec.origin))?;
-        for asset in expanded {
+        for mut asset in expanded {
+            asset.spec = number;
             match assets.entry(asset.dest.clone()) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(asset);
@@ -171,6 +174,7 @@ fn asset(
         placement,
         lazy,
         origin,
+        spec: 0,
     })
 }
 

@@ -449,6 +449,7 @@ fn item(
         placement: config.placement,
         lazy: false,
         source: object.path.clone(),
+        asset: None,
     }
 }
 
@@ -493,6 +494,7 @@ fn asset_item(asset: &Asset, machine: Machine, sink: Sink<'_>) -> anyhow::Result
         placement: asset.placement,
         lazy: asset.lazy,
         source: asset.source.clone(),
+        asset: Some(asset.spec),
     })
 }
 
@@ -509,7 +511,8 @@ fn place(items: &[Item], config: &Config, sink: Sink<'_>) -> anyhow::Result<plan
     }
     let candidates = items
         .iter()
-        .map(|item| {
+        .enumerate()
+        .map(|(number, item)| {
             let packed = match measure {
                 true => pack::archive::estimate(item.bytes())?,
                 false => item.size(),
@@ -521,6 +524,8 @@ fn place(items: &[Item], config: &Config, sink: Sink<'_>) -> anyhow::Result<plan
                 placement: item.placement,
                 lazy: item.lazy,
                 library: item.role == Role::Library,
+                unit: item.asset.map_or(number, |asset| items.len() + asset),
+                follows: tree::pointed_at(items, number),
             })
         })
         .collect::<anyhow::Result<Vec<_>>>()?;

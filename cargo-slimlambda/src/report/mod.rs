@@ -171,6 +171,8 @@ pub struct Output {
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
+    /// BLAKE3, hexadecimal: by it the next build knows the file again before it removes it.
+    pub digest: String,
 }
 
 /// What a report is made from.
