@@ -204,6 +204,10 @@ fn packages_go_where_they_are_sent() {
     assert!(Path::new(out).join("sent/bootstrap.zip").is_file());
     function.build(&["--lambda-dir", out, "--flatten", "sent"]);
     assert!(Path::new(out).join("bootstrap.zip").is_file());
+    assert!(
+        !Path::new(out).join("sent").exists(),
+        "`invoke` would run the older one"
+    );
     let ran = function.invoke(&["--lambda-dir", out, "--data", "1"]);
     assert_eq!(ran.stdout, "1\n");
 }
@@ -354,4 +358,26 @@ fn a_failed_build_is_cargos_own() {
         ran.stderr
     );
     assert_eq!(function.outputs(), [""; 0]);
+}
+
+#[test]
+fn a_mistaken_name_is_not_passed_over() {
+    let function = native("mistaken", "", C, CC);
+    let ran = function.try_build(&["--flatten", "mistake"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("`--flatten mistake` is none of"),
+        "{}",
+        ran.stderr
+    );
+    // Where the launcher has the binary in `bin`, no asset can be called so.
+    let ran = function.try_build(&["--quiet", "--include", "bin:answer.c"]);
+    assert_eq!(ran.code, 101);
+    assert!(
+        ran.stderr
+            .contains("`bin` is a file and a directory of the package (because of `bin/mistaken`)"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!function.lambda_dir.exists());
 }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use snapbox::{assert_data_eq, str};
 
-use crate::function::{Function, function, project};
+use crate::function::{Function, function, project, run, slimlambda};
 use crate::project::manifest;
 use crate::schema::faults;
 
@@ -246,6 +246,14 @@ error: no package of `unbuilt` in `[..]/lambda/unbuilt/unbuilt`
 help: `cargo slimlambda build` makes it
 
 "#]]
+    );
+    let nowhere = tempfile::tempdir().unwrap();
+    let ran = run(slimlambda(nowhere.path(), "invoke"), "");
+    assert_eq!(ran.code, 101);
+    assert!(
+        ran.stderr.contains("help: `--zip FILE` runs a package"),
+        "{}",
+        ran.stderr
     );
     let ran = function.try_invoke(&["--zip", "no-such.zip"], "");
     assert_eq!(ran.code, 101);

@@ -379,6 +379,8 @@ fn check_dest(dest: &str) -> anyhow::Result<()> {
         "has a name of more than 255 bytes"
     } else if dest == "bootstrap" || dest.starts_with("bootstrap/") {
         "is what Lambda starts, and comes from the binary"
+    } else if [crate::output::ZIP, runtime_unpack::format::FILE_NAME].contains(&dest) {
+        "is an output of the build"
     } else {
         return Ok(());
     };

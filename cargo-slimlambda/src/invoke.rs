@@ -128,7 +128,11 @@ fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
             machine: host,
         });
     }
-    let metadata = cargo::metadata(&args.choice)?;
+    let Some(metadata) = cargo::metadata_if_any(&args.choice)? else {
+        bail!(
+            "no `Cargo.toml` here or in a directory above\nhelp: `--zip FILE` runs a package without its project"
+        );
+    };
     let selected = cargo::select_one(&metadata, &args.choice())?;
     let name = selected.bin.to_string();
     let mut config = config::load(Some(&metadata), Some(selected.package), &name, &flags)?;

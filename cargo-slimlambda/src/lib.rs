@@ -82,12 +82,8 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
     let package = |metadata: Option<&_>, artifact: &Artifact, config: &Config, assets: &[Asset]| {
         let directory = cargo::output_directory(metadata, args, &artifact.name);
         let package = make(artifact, config, assets, offline, sink)?;
-        output::write(
-            package,
-            &directory,
-            args.output_format,
-            args.flatten.is_some(),
-        )
+        let flat = args.flatten.as_ref() == Some(&artifact.name);
+        output::write(package, &directory, args.output_format, flat)
     };
 
     if let Some(path) = &args.binary {
@@ -116,6 +112,13 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
 
     let metadata = cargo::metadata(&args.choice)?;
     let selected = cargo::select(&metadata, &args.choice)?;
+    if let Some(flatten) = &args.flatten
+        && !selected.iter().any(|one| one.bin == flatten)
+    {
+        return Err(error::usage(format!(
+            "`--flatten {flatten}` is none of the binaries to build\nhelp: give it the name of one"
+        )));
+    }
     // What is wrong with the configuration or the assets is said before Cargo spends minutes.
     let configs = selected
         .iter()
