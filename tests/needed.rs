@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cargo_slimlambda::elf::abi::{Verdict, would_start};
 use cargo_slimlambda::elf::dlopen;
 use cargo_slimlambda::elf::needed::{Closure, Found, Missing, closure};
 use cargo_slimlambda::elf::runtime::{PROVIDED_AL2023, Row, Runtime, Versions};
@@ -518,6 +519,63 @@ fn a_library_of_the_runtime_is_bundled_only_when_a_newer_one_is_needed() {
             .any(|p| p.row.soname == "libversions.so.1");
         assert_eq!(provided, !bundled, "{name}");
     }
+}
+
+/// A runtime with a `libuser.so` that needs its `libversions.so.1`, up to `VERS_1.0`.
+const OLD_WITH_USER: Runtime = Runtime {
+    name: "provided.test",
+    rows: &[
+        Row {
+            soname: "libuser.so",
+            versions: &[],
+            ..OLD.rows[0]
+        },
+        OLD.rows[0],
+        PROVIDED_AL2023.rows[0],
+    ],
+};
+
+#[test]
+fn a_newer_library_is_bundled_though_one_of_the_runtime_needs_it_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let map = "VERS_1.0 { global: old; local: *; };\nVERS_2.0 { global: new; } VERS_1.0;\n";
+    fs::write(path.join("map"), map).unwrap();
+    cc(
+        path,
+        "libversions.so.1",
+        "int old(void) { return 0; } int new(void) { return 0; }",
+        "-shared -Wl,-soname,libversions.so.1,--version-script,map",
+    );
+    cc(
+        path,
+        "libuser.so",
+        "int old(void); int user(void) { return old(); }",
+        "-shared -Wl,-soname,libuser.so libversions.so.1",
+    );
+    // As a C++ program that uses `_Float16`: libstdc++ needs libgcc_s, and comes first.
+    cc(
+        path,
+        "program",
+        "int user(void); int new(void); int main(void) { return user() + new(); }",
+        "libuser.so libversions.so.1",
+    );
+    let search = search_path(&[path.to_owned()]);
+    let program = object(path.join("program"));
+    let closure = closure(&program, &[], &OLD_WITH_USER, &search, &read);
+    let [library] = closure.libraries.as_slice() else {
+        panic!("{:?}", closure.libraries)
+    };
+    assert_eq!(library.names, ["libversions.so.1"]);
+    assert_eq!(library.needed_by, ["libuser.so", "bootstrap"]);
+    assert_eq!(
+        library.despite_runtime.as_deref(),
+        Some("`bootstrap` needs `VERS_2.0` of it")
+    );
+    let provided: Vec<_> = closure.provided.iter().map(|p| p.row.soname).collect();
+    assert_eq!(provided, ["libuser.so", "libc.so.6"]);
+    let verdict = would_start(&program, &closure, &OLD_WITH_USER, HOST);
+    assert_eq!(verdict, Verdict::default());
 }
 
 #[test]

@@ -42,8 +42,8 @@ pub fn closure<'a>(
     search: &SearchPath,
     read: Read<'_, 'a>,
 ) -> Closure<'a> {
-    // Bundling one library can bring new needs, so this is repeated until nothing changes. Each turn
-    // adds a row of the runtime's table: it ends.
+    // Bundling one library can bring new needs, so this is repeated until a turn adds no row of the
+    // runtime's table, of which there are few: it ends.
     let mut bundled: BTreeMap<String, String> = extra
         .iter()
         .filter(|name| runtime.row(name, root.image.machine).is_some())
@@ -61,11 +61,11 @@ pub fn closure<'a>(
         };
         walk.follow(extra);
         let closure = walk.closure;
-        let newer = needed_newer(root, &closure);
-        if newer.is_empty() {
+        let known = bundled.len();
+        bundled.extend(needed_newer(root, &closure));
+        if bundled.len() == known {
             return closure;
         }
-        bundled.extend(newer);
     }
 }
 
@@ -270,11 +270,9 @@ impl<'a> Walk<'_, 'a> {
             copy,
         });
         for name in needed.unwrap_or_default() {
-            let next = self.runtime.row(name, self.root.image.machine);
-            if let Some(next) = next
-                && self.loaded(name).is_none()
-            {
-                self.provide(next, needer, row.soname.to_owned());
+            // The copy may need what the runtime's own does not: the table has the last word.
+            if self.runtime.row(name, self.root.image.machine).is_some() {
+                self.resolve(name, needer, Some(row.soname));
             }
         }
     }
