@@ -79,6 +79,37 @@ fn a_static_program_starts() {
 }
 
 #[test]
+fn only_a_program_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = "int main(void) { return 0; }";
+    for (options, is) in [
+        ("-c", Some("a relocatable object or a core dump")),
+        ("-shared", Some("a shared library")),
+        ("-shared -nostdlib", Some("a shared library")),
+        ("-pie", None),
+        ("-no-pie", None),
+        ("-static-pie", None),
+        ("-static", None),
+        // A library that is a program, too, as libc.so.6 is.
+        ("-pie -Wl,-soname,libboth.so", None),
+    ] {
+        cc(dir.path(), "program", source, options);
+        let verdict = judge_here(dir.path().join("program"));
+        let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);
+        let Some(is) = is else {
+            assert_eq!(verdict.problems, [], "{options}: {text}");
+            continue;
+        };
+        let first = format!("`bootstrap` is not a program but {is}\n  found: `");
+        assert!(text.starts_with(&first), "{options}: {text}");
+        assert!(
+            text.contains("help: give `--binary` a linked executable"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_version_newer_than_the_runtimes_is_named_with_its_symbols() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();

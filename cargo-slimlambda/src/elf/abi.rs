@@ -15,7 +15,7 @@ use object::{Object as _, ObjectSymbol as _};
 use super::closure::{Closure, Library, Object, Unresolved};
 use super::explain::some;
 use super::identify;
-use super::image::Machine;
+use super::image::{FileType, Machine};
 use super::runtime::{self, Row, Runtime};
 
 /// What there is to say about a package's chances.
@@ -51,6 +51,11 @@ pub enum Fault {
         found: Machine,
         /// What the package is for.
         wanted: Machine,
+    },
+    /// It is to be started, and is no program.
+    NotExecutable {
+        /// What it is.
+        found: &'static str,
     },
     /// It asks for a dynamic loader that the runtime does not have.
     Interpreter {
@@ -117,6 +122,15 @@ pub fn would_start(
     }
     if !verdict.problems.is_empty() {
         // Everything else would follow from that.
+        return verdict;
+    }
+    if !root.image.is_executable() {
+        let found = match root.image.file_type {
+            FileType::Other => "a relocatable object or a core dump",
+            _ => "a shared library",
+        };
+        let fault = Fault::NotExecutable { found };
+        verdict.problems.push(problem(root, fault));
         return verdict;
     }
     if identify::is_upx(&root.image) {

@@ -51,6 +51,12 @@ fn describe(problem: &Problem, runtime: &Runtime) -> String {
                 path.display()
             )
         }
+        Fault::NotExecutable { found } => {
+            format!(
+                "`{file}` is not a program but {found}\n  found: `{}`",
+                path.display()
+            )
+        }
         Fault::Interpreter { found, wanted } => {
             format!(
                 "`{file}` asks for the dynamic loader `{found}`, `{}` has `{wanted}`",
@@ -124,6 +130,10 @@ fn help(problem: &Problem, machine: Machine) -> String {
                 Machine::Aarch64 => "--arm64",
             };
             format!("build it for {wanted} with `{flag}`")
+        }
+        Fault::NotExecutable { .. } => {
+            "give `--binary` a linked executable; Lambda starts a program, it does not load a library"
+                .to_owned()
         }
         Fault::Interpreter { found, .. } if found.contains("ld-musl") => {
             "link musl statically (`-C target-feature=+crt-static`), or build for a `-gnu` target"

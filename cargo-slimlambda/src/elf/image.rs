@@ -288,10 +288,21 @@ impl<'a> Image<'a> {
         Ok(image)
     }
 
-    /// An executable that starts without the dynamic loader. A shared library is never static.
+    /// A program rather than a library: at a fixed address, or position-independent. What has neither
+    /// an interpreter nor a dynamic table could not be linked to, and is what UPX makes of programs.
+    pub fn is_executable(&self) -> bool {
+        match self.file_type {
+            FileType::Executable => true,
+            FileType::SharedObject => {
+                self.pie || self.interpreter.is_some() || self.segment(elf::PT_DYNAMIC.0).is_none()
+            }
+            FileType::Other => false,
+        }
+    }
+
+    /// A program that starts without the dynamic loader.
     pub fn is_static(&self) -> bool {
-        let executable = self.file_type == FileType::Executable || self.pie;
-        executable && self.interpreter.is_none()
+        self.is_executable() && self.interpreter.is_none()
     }
 
     /// The first segment of a kind (`PT_*`).
