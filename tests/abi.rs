@@ -483,21 +483,17 @@ fn the_crate_that_pulled_a_symbol_in_is_named() {
         assert!(status.success());
         rlibs.push((format!("{name} 1.2.3"), output));
     }
-    let users = crates_using(&["arc4random".to_owned()], &rlibs).unwrap();
+    // Neither of these can be looked into, which is no reason to keep silent about the rest.
+    rlibs.insert(0, ("gone 1.2.3".to_owned(), path.join("libgone.rlib")));
+    rlibs.insert(1, ("text 1.2.3".to_owned(), path.join("user.rs")));
+    let users = crates_using(&["arc4random".to_owned()], &rlibs);
     assert_eq!(users.crates, ["user 1.2.3"]);
     assert_eq!(users.not_visible, ["hidden 1.2.3"]);
-    assert!(
-        crates_using(
-            &["arc4random".to_owned()],
-            &[("x".to_owned(), path.join("user.rs"))]
-        )
-        .is_err()
-    );
 
     fake_libc(path, &[("GLIBC_2.36", "arc4random")]);
     let program = program_with_fake_libc(path, &["arc4random"]);
     let mut verdict = judge_here(program.clone());
-    attribute(&mut verdict.problems, &object(program), &rlibs).unwrap();
+    attribute(&mut verdict.problems, &object(program), &rlibs);
     let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);
     assert!(
         text.contains("\n  symbols: `arc4random`\n  pulled in by: `user 1.2.3`\n"),

@@ -307,8 +307,7 @@ fn would_start(
 ) -> anyhow::Result<Verdict> {
     let mut verdict = abi::would_start(program, closure, runtime, machine);
     if !verdict.problems.is_empty() {
-        abi::attribute(&mut verdict.problems, program, &artifact.rlibs)
-            .context("failed to look for the crate that is to blame")?;
+        abi::attribute(&mut verdict.problems, program, &artifact.rlibs);
         return Err(gate(explain::explain(&verdict.problems, runtime, machine)));
     }
     for conflict in &closure.conflicts {

@@ -6,8 +6,7 @@
 //! (the runtime has the library, this machine has no copy of it to look into) is a note.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use object::read::archive::ArchiveFile;
 use object::{Object as _, ObjectSymbol as _};
@@ -347,19 +346,19 @@ pub struct Users {
 }
 
 /// Looks for crates whose object code refers to one of `symbols`. `rlibs` are `.rlib` or `.a` files,
-/// each with the name (and version) of its crate.
-///
-/// # Errors
-/// When a file cannot be read or is not an archive.
-pub fn crates_using(symbols: &[String], rlibs: &[(String, PathBuf)]) -> io::Result<Users> {
+/// each with the name (and version) of its crate. What cannot be read is passed over: this explains a
+/// problem that is proven already.
+pub fn crates_using(symbols: &[String], rlibs: &[(String, PathBuf)]) -> Users {
     let mut users = Users::default();
     for (name, path) in rlibs {
-        let bytes = std::fs::read(path).map_err(|error| about(path, &error.to_string()))?;
-        let archive =
-            ArchiveFile::parse(&*bytes).map_err(|error| about(path, &error.to_string()))?;
+        let Ok(bytes) = std::fs::read(path) else {
+            continue;
+        };
+        let Ok(archive) = ArchiveFile::parse(&*bytes) else {
+            continue;
+        };
         let (mut uses, mut objects, mut bitcode) = (false, false, false);
-        for member in archive.members() {
-            let member = member.map_err(|error| about(path, &error.to_string()))?;
+        for member in archive.members().map_while(Result::ok) {
             let Ok(data) = member.data(&*bytes) else {
                 continue;
             };
@@ -384,18 +383,11 @@ pub fn crates_using(symbols: &[String], rlibs: &[(String, PathBuf)]) -> io::Resu
             users.not_visible.push(name.clone());
         }
     }
-    Ok(users)
+    users
 }
 
 /// Says for each problem of the executable which crates brought it in.
-///
-/// # Errors
-/// As [`crates_using`].
-pub fn attribute(
-    problems: &mut [Problem],
-    root: &Object<'_>,
-    rlibs: &[(String, PathBuf)],
-) -> io::Result<()> {
+pub fn attribute(problems: &mut [Problem], root: &Object<'_>, rlibs: &[(String, PathBuf)]) {
     for problem in problems
         .iter_mut()
         .filter(|problem| problem.file == root.label)
@@ -411,18 +403,10 @@ pub fn attribute(
         if symbols.is_empty() {
             continue;
         }
-        let users = crates_using(&symbols, rlibs)?;
+        let users = crates_using(&symbols, rlibs);
         problem.pulled_in_by = users.crates;
         if problem.pulled_in_by.is_empty() && !users.not_visible.is_empty() {
             problem.pulled_in_by.push("not visible with LTO".to_owned());
         }
     }
-    Ok(())
-}
-
-fn about(path: &Path, error: &str) -> io::Error {
-    io::Error::other(format!(
-        "could not read archive `{}`: {error}",
-        path.display()
-    ))
 }
