@@ -37,8 +37,8 @@ pub struct Problem {
     pub fault: Fault,
     /// Why the file is bundled although the runtime has a library of that name.
     pub despite_runtime: Option<String>,
-    /// Crates that brought it into the executable, as far as [`crates_using`] could tell.
-    pub pulled_in_by: Vec<String>,
+    /// What brought it into the executable, in words, as far as [`attribute`] could tell.
+    pub pulled_in_by: Option<String>,
 }
 
 /// What is wrong with a file.
@@ -177,7 +177,7 @@ fn problem(object: &Object<'_>, fault: Fault) -> Problem {
         path: object.path.clone(),
         fault,
         despite_runtime: None,
-        pulled_in_by: Vec::new(),
+        pulled_in_by: None,
     }
 }
 
@@ -341,20 +341,19 @@ fn bundled<'c, 'a>(closure: &'c Closure<'a>, soname: &str) -> Option<&'c Library
 pub struct Users {
     /// Crates with object code that refers to it.
     pub crates: Vec<String>,
-    /// Crates that hold LLVM bitcode only (LTO), which was not looked into.
+    /// Crates that hold LLVM bitcode only (LTO), which was not looked into, or cannot be read.
     pub not_visible: Vec<String>,
 }
 
 /// Looks for crates whose object code refers to one of `symbols`. `rlibs` are `.rlib` or `.a` files,
-/// each with the name (and version) of its crate. What cannot be read is passed over: this explains a
+/// each with the name (and version) of its crate. That one cannot be read is no error: this explains a
 /// problem that is proven already.
 pub fn crates_using(symbols: &[String], rlibs: &[(String, PathBuf)]) -> Users {
     let mut users = Users::default();
     for (name, path) in rlibs {
-        let Ok(bytes) = std::fs::read(path) else {
-            continue;
-        };
+        let bytes = std::fs::read(path).unwrap_or_default();
         let Ok(archive) = ArchiveFile::parse(&*bytes) else {
+            users.not_visible.push(name.clone());
             continue;
         };
         let (mut uses, mut objects, mut bitcode) = (false, false, false);
@@ -386,7 +385,8 @@ pub fn crates_using(symbols: &[String], rlibs: &[(String, PathBuf)]) -> Users {
     users
 }
 
-/// Says for each problem of the executable which crates brought it in.
+/// Says for each problem of the executable which crates brought it in. Neither the executable's own
+/// objects nor the standard library are among `rlibs`: they are what is left where no crate is found.
 pub fn attribute(problems: &mut [Problem], root: &Object<'_>, rlibs: &[(String, PathBuf)]) {
     for problem in problems
         .iter_mut()
@@ -404,9 +404,11 @@ pub fn attribute(problems: &mut [Problem], root: &Object<'_>, rlibs: &[(String, 
             continue;
         }
         let users = crates_using(&symbols, rlibs);
-        problem.pulled_in_by = users.crates;
-        if problem.pulled_in_by.is_empty() && !users.not_visible.is_empty() {
-            problem.pulled_in_by.push("not visible with LTO".to_owned());
-        }
+        problem.pulled_in_by = match (&*users.crates, &*users.not_visible) {
+            _ if rlibs.is_empty() => None,
+            ([], []) => Some("the binary itself or the standard library".to_owned()),
+            ([], hidden) => Some(format!("not visible with LTO, as in {}", some(hidden))),
+            (crates, _) => Some(some(crates)),
+        };
     }
 }

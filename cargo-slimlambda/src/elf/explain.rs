@@ -82,8 +82,8 @@ fn describe(problem: &Problem, runtime: &Runtime) -> String {
     if let Some(why) = despite_runtime {
         let _ = write!(text, "\n  bundled because: {why}");
     }
-    if !pulled_in_by.is_empty() {
-        let _ = write!(text, "\n  pulled in by: {}", some(pulled_in_by));
+    if let Some(by) = pulled_in_by {
+        let _ = write!(text, "\n  pulled in by: {by}");
     }
     text
 }
