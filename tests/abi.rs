@@ -436,7 +436,7 @@ fn several_problems_make_one_message() {
     let program = object(path.join("program"));
     let nowhere = SearchPath {
         library_path: vec![PathBuf::from("/nowhere")],
-        system: Vec::new(),
+        ..SearchPath::default()
     };
     let verdict = judge(&program, &nowhere, HOST);
     let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);
