@@ -340,7 +340,7 @@ fn symbols_that_nobody_defines_are_named() {
     // Where there is no libc to look into, it cannot be told.
     let blind = SearchPath {
         library_path: vec![path.to_owned()],
-        system: Vec::new(),
+        ..SearchPath::default()
     };
     let verdict = judge(&object(path.join("program")), &blind, HOST);
     assert_eq!(verdict.problems, []);
