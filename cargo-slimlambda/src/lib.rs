@@ -165,12 +165,8 @@ fn make(
         ),
     });
     let search = SearchPath {
-        library_path: config
-            .library_path
-            .iter()
-            .chain(&artifact.search_paths)
-            .cloned()
-            .collect(),
+        library_path: config.library_path.clone(),
+        link_paths: artifact.search_paths.clone(),
         system: needed::system_directories(machine),
     };
     let closure = needed::closure(&program, &config.libraries, runtime, &search, &|path| {
@@ -301,8 +297,7 @@ fn would_start(
 ) -> anyhow::Result<Verdict> {
     let mut verdict = abi::would_start(program, closure, runtime, machine);
     if !verdict.problems.is_empty() {
-        abi::attribute(&mut verdict.problems, program, &artifact.rlibs)
-            .context("failed to look for the crate that is to blame")?;
+        abi::attribute(&mut verdict.problems, program, &artifact.rlibs);
         return Err(gate(explain::explain(&verdict.problems, runtime, machine)));
     }
     for conflict in &closure.conflicts {
