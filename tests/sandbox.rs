@@ -7,6 +7,7 @@ use nix::unistd::getuid;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -209,6 +210,31 @@ fn the_environment_is_the_documented_one() {
     let line = "LD_LIBRARY_PATH=/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:\
                 /var/task/lib:/opt/lib\n";
     assert!(outcome.text(0).contains(line));
+}
+
+#[test]
+fn a_variable_of_the_caller_that_is_not_utf8_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let package = zip_of(
+        &dir.path().join("env.zip"),
+        &[("bootstrap", &FUNCTION.1, 0o755)],
+    );
+    let odd = |text: &'static [u8]| std::ffi::OsStr::from_bytes(text);
+    let output = Command::new(options("env").executable)
+        .args(["slimlambda", "invoke", "--zip"])
+        .arg(package)
+        .env(odd(b"ODD_\xff"), odd(b"\xff"))
+        .env("AWS_ENDPOINT_URL", odd(b"\xff"))
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+        .output()
+        .unwrap();
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        answer.contains("AWS_ENDPOINT_URL_S3=http://127.0.0.1:1\n"),
+        "{answer}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!answer.contains("ODD_") && !answer.contains("AWS_ENDPOINT_URL="));
 }
 
 #[test]

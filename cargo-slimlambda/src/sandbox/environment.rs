@@ -120,11 +120,12 @@ pub fn environment(options: &Options, task: &Path, opt: &Path) -> Vec<(String, S
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    all.extend(
-        std::env::vars().filter(|(name, _)| {
-            THROUGH.contains(&name.as_str()) || name.starts_with(THROUGH_PREFIX)
-        }),
-    );
+    // None of those that matter is other than UTF-8; the caller may have others that are.
+    let callers = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    all.extend(callers.filter(|(name, _)| {
+        THROUGH.contains(&name.as_str()) || name.starts_with(THROUGH_PREFIX)
+    }));
     for (name, value) in &options.environment {
         all.retain(|(present, _)| present != name);
         all.push((name.clone(), value.clone()));
