@@ -1,5 +1,6 @@
 //! The sandbox runs a package as Lambda does: real processes, real limits, Lambda's words.
 
+use cargo_slimlambda::error::Stop;
 use cargo_slimlambda::event::Event;
 use cargo_slimlambda::sandbox::report::{InitOutcome, RunReport};
 use cargo_slimlambda::sandbox::{Answer, Exit, Isolation, Options, run};
@@ -601,16 +602,39 @@ fn bad_settings_are_refused() {
     for (change, message) in cases {
         let mut options = options("echo");
         change(&mut options);
-        let error = try_run(&options, &[]).err().unwrap().to_string();
-        assert!(error.contains(message), "{error}");
+        let error = try_run(&options, &[]).err().unwrap();
+        assert!(is_usage(&error));
+        assert!(error.to_string().contains(message), "{error}");
     }
     let event = " ".repeat(6 * 1024 * 1024 + 1);
-    let error = try_run(&options("echo"), &[&event])
-        .err()
-        .unwrap()
-        .to_string();
+    let error = try_run(&options("echo"), &[&event]).err().unwrap();
+    assert!(is_usage(&error));
+    let error = error.to_string();
     assert!(
         error.contains("Request must be smaller than 6291456 bytes"),
+        "{error}"
+    );
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Stop::Usage(_)))
+}
+
+#[test]
+fn a_host_that_allows_no_sandbox_is_no_failed_gate() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options("echo");
+    options.isolation = Some(Isolation::Plain);
+    options.rootfs = Some(dir.path().to_owned());
+    options.package = zip_of(
+        &dir.path().join("p.zip"),
+        &[("bootstrap", &FUNCTION.1, 0o755)],
+    );
+    let error = try_run(&options, &[]).err().unwrap();
+    assert!(error.downcast_ref::<Stop>().is_none());
+    let error = error.to_string();
+    assert!(
+        error.starts_with("failed to build the sandbox\n  plain processes: "),
         "{error}"
     );
 }

@@ -25,7 +25,7 @@ pub use control::{Exit, Isolation};
 pub use process::child_main;
 pub use report::RunReport;
 
-use crate::error::{gate, usage};
+use crate::error::usage;
 use crate::event::{Event, Sink};
 use crate::limits::{self, Limit};
 use anyhow::{Context, Result};
@@ -266,7 +266,7 @@ fn check(options: &Options, events: &[Vec<u8>]) -> Result<()> {
         )));
     }
     if let Some(event) = events.iter().find(|event| event.len() > EVENT_MAX) {
-        return Err(gate(format!(
+        return Err(usage(format!(
             "Request must be smaller than {EVENT_MAX} bytes for the InvokeFunction operation\n  \
              the event has `{}` bytes",
             event.len()

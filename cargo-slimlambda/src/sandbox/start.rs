@@ -2,9 +2,8 @@
 
 use super::control::{FromInit, Isolation, Spec, receive, send};
 use super::{Options, STAGE2_ARG};
-use crate::error::gate;
 use crate::event::{Event, Sink};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 use nix::unistd::{Uid, getuid};
 use std::io::PipeWriter;
@@ -61,10 +60,18 @@ pub fn start(
             }
         }
     }
-    let reasons = reasons.join("\n  ");
-    Err(gate(format!(
-        "failed to build the sandbox\n  {reasons}\nhelp: run it as root"
-    )))
+    if spec.rootfs.is_some() {
+        reasons.push("plain processes: they cannot be shown another system's root".to_owned());
+    }
+    let help = match getuid().is_root() {
+        true => "allow namespaces and mounts here (a container needs `--privileged`)",
+        false => "run it as root",
+    };
+    // The host's fault, not the package's: no gate has failed.
+    Err(anyhow!(
+        "failed to build the sandbox\n  {}\nhelp: {help}",
+        reasons.join("\n  ")
+    ))
 }
 
 fn candidates(options: &Options, spec: &Spec, uid: Uid) -> Vec<Isolation> {
