@@ -18,6 +18,13 @@ pub struct Limit {
     pub source: &'static str,
 }
 
+impl Limit {
+    /// The same in MiB, for limits that are whole numbers of them.
+    pub const fn mib(self) -> u32 {
+        (self.value / MIB) as u32
+    }
+}
+
 /// Deployment package and layers together, unzipped: must be *smaller* than this.
 pub const UNZIPPED: Limit = Limit {
     name: "unzipped",
@@ -87,5 +94,38 @@ pub const DESCRIPTORS: Limit = Limit {
     name: "descriptors",
     what: "file descriptors; threads and processes (count)",
     value: 1_024,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// An event, synchronously: no more than this.
+pub const EVENT: Limit = Limit {
+    name: "event",
+    what: "event at most",
+    value: 6 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// A function's answer: the 6 MB of the quotas and 100 bytes for the envelope, which is the figure
+/// in Lambda's own error message.
+pub const RESPONSE: Limit = Limit {
+    name: "response",
+    what: "answer at most",
+    value: 6 * MIB + 100,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// All of a function's own environment variables together.
+pub const ENVIRONMENT: Limit = Limit {
+    name: "environment",
+    what: "own environment variables, names and values together",
+    value: 4 * 1024,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// Layers of one function.
+pub const LAYERS: Limit = Limit {
+    name: "layers",
+    what: "layers (count)",
+    value: 5,
     source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
 };

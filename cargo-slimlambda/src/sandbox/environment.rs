@@ -5,11 +5,9 @@
 
 use super::Options;
 use crate::error::usage;
+use crate::limits;
 use anyhow::Result;
 use std::path::Path;
-
-/// All of a function's own variables together, bytes (Lambda quotas: 4 KB).
-const OWN_MAX: usize = 4096;
 
 /// Names that Lambda refuses to have set.
 const RESERVED: &[&str] = &[
@@ -78,9 +76,10 @@ pub fn check(own: &[(String, String)]) -> Result<()> {
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
-    if size > OWN_MAX {
+    let most = limits::ENVIRONMENT.value;
+    if size as u64 > most {
         return Err(usage(format!(
-            "environment variables of `{size}` bytes, where Lambda takes at most `{OWN_MAX}`"
+            "environment variables of `{size}` bytes, where Lambda takes at most `{most}`"
         )));
     }
     Ok(())
@@ -123,9 +122,11 @@ pub fn environment(options: &Options, task: &Path, opt: &Path) -> Vec<(String, S
     // None of those that matter is other than UTF-8; the caller may have others that are.
     let callers = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    all.extend(callers.filter(|(name, _)| {
-        THROUGH.contains(&name.as_str()) || name.starts_with(THROUGH_PREFIX)
-    }));
+    all.extend(
+        callers.filter(|(name, _)| {
+            THROUGH.contains(&name.as_str()) || name.starts_with(THROUGH_PREFIX)
+        }),
+    );
     for (name, value) in &options.environment {
         all.retain(|(present, _)| present != name);
         all.push((name.clone(), value.clone()));
@@ -148,7 +149,7 @@ mod tests {
             ("_HANDLER", "x"),
             ("A=B", "c"),
             ("", "c"),
-            ("A", &"x".repeat(OWN_MAX)),
+            ("A", &"x".repeat(4096)),
         ] {
             assert!(check(&one(name, value)).is_err(), "{name}");
         }

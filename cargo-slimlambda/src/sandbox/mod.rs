@@ -50,9 +50,6 @@ pub const STAGE2_ARG: &str = "__sandbox";
 const UID: u32 = 993;
 const GID: u32 = 990;
 
-/// Largest event, bytes (Lambda quotas: 6 MB, synchronous).
-const EVENT_MAX: usize = 6 * 1024 * 1024;
-
 /// What to run, and how large its execution environment is.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -228,7 +225,7 @@ pub fn run(
 fn check(options: &Options, events: &[Vec<u8>]) -> Result<()> {
     let within = |name: &str, mib: u32, least: Limit, most: Limit| {
         let bytes = u64::from(mib) * limits::MIB;
-        let (low, high) = (least.value / limits::MIB, most.value / limits::MIB);
+        let (low, high) = (least.mib(), most.mib());
         if (least.value..=most.value).contains(&bytes) {
             return Ok(());
         }
@@ -265,11 +262,12 @@ fn check(options: &Options, events: &[Vec<u8>]) -> Result<()> {
             "function name `{name}` does not match `[a-zA-Z0-9-_]+`"
         )));
     }
-    if let Some(event) = events.iter().find(|event| event.len() > EVENT_MAX) {
+    let most = limits::EVENT.value;
+    let mut sizes = events.iter().map(|event| event.len() as u64);
+    if let Some(size) = sizes.find(|size| *size > most) {
         return Err(usage(format!(
-            "Request must be smaller than {EVENT_MAX} bytes for the InvokeFunction operation\n  \
-             the event has `{}` bytes",
-            event.len()
+            "Request must be smaller than {most} bytes for the InvokeFunction operation\n  \
+             the event has `{size}` bytes"
         )));
     }
     environment::check(&options.environment)

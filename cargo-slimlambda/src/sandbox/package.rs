@@ -14,9 +14,6 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use zip::ZipArchive;
 
-/// Layers of one function (Lambda quotas).
-const LAYERS_MAX: usize = 5;
-
 /// A symlink's target may not be longer (PATH_MAX).
 const TARGET_MAX: u64 = 4096;
 
@@ -33,9 +30,10 @@ pub struct Unpacked {
 
 /// Unpacks package and layers below `work`; a package that is a directory is used in place.
 pub fn unpack(package: &Path, layers: &[PathBuf], work: &Path) -> Result<Unpacked> {
-    if layers.len() > LAYERS_MAX {
+    let most = limits::LAYERS.value;
+    if layers.len() as u64 > most {
         return Err(gate(format!(
-            "`{}` layers, where Lambda takes at most `{LAYERS_MAX}`",
+            "`{}` layers, where Lambda takes at most `{most}`",
             layers.len()
         )));
     }
