@@ -95,6 +95,9 @@ static void look(void) {
     while (open("/dev/null", O_RDONLY) >= 0) many++;
     say("descriptors=%d errno=%d\n", many + first, errno);
     for (int fd = 3; fd < 2048; fd++) close(fd);
+    cpu_set_t cores;
+    sched_getaffinity(0, sizeof cores, &cores);
+    say("cores=%d\n", CPU_COUNT(&cores));
     pthread_t thread;
     say("thread=%d\n", pthread_create(&thread, NULL, nothing, NULL));
 }

@@ -273,6 +273,8 @@ fn the_process_has_lambdas_user_files_and_descriptors() {
     assert_eq!(facts["first descriptor"], "3");
     assert!(text.contains("descriptors=1024 errno=24\n"), "{text}");
     assert_eq!(facts["thread"], "0");
+    let host = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(facts["cores"], host.min(2).to_string(), "128 MiB");
 }
 
 #[test]

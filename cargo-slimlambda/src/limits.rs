@@ -129,3 +129,41 @@ pub const LAYERS: Limit = Limit {
     value: 5,
     source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
 };
+
+/// Cores that a function sees: up to this much memory (MiB), so many. 1,769 MB stand for one vCPU's
+/// *time* (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>); the number of
+/// cores was read out of functions of every size: <https://github.com/rwnx/lambda-cpuinfo>.
+pub const CORES: &[(u32, usize)] = &[
+    (3_008, 2),
+    (5_307, 3),
+    (7_076, 4),
+    (8_845, 5),
+    (MEMORY_MAX.mib(), 6),
+];
+
+/// Cores that a function with so much memory (MiB) sees.
+pub fn cores(memory_mib: u32) -> usize {
+    let row = CORES.iter().find(|(most, _)| memory_mib <= *most);
+    row.map_or(6, |(_, cores)| *cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_follow_memory() {
+        for (memory, expected) in [
+            (128, 2),
+            (1_769, 2),
+            (3_008, 2),
+            (3_009, 3),
+            (5_307, 3),
+            (5_308, 4),
+            (8_845, 5),
+            (10_240, 6),
+        ] {
+            assert_eq!(cores(memory), expected, "{memory} MiB");
+        }
+    }
+}

@@ -320,6 +320,7 @@ fn specify(
         links: system.links.into_iter().collect(),
         tmp_size: u64::from(options.tmp_mib) * limits::MIB,
         memory: u64::from(options.memory_mib) * limits::MIB,
+        cores: limits::cores(options.memory_mib),
         binfmt: if foreign { machine.emulator() } else { None },
         bootstrap: entrypoint.map(|(_, inside)| inside).unwrap_or_default(),
         share_tmp: options.keep,
@@ -329,9 +330,18 @@ fn specify(
 /// What no isolation enforces.
 fn never_enforced(spec: &Spec) -> Vec<String> {
     let mut list = vec![
-        "CPU share: all of this machine's cores and their full speed are there".to_owned(),
+        "CPU share: the cores are there at their full speed, and /proc/cpuinfo lists all of this \
+         machine's"
+            .to_owned(),
         "network: it is this machine's".to_owned(),
     ];
+    let wanted = spec.cores;
+    match std::thread::available_parallelism().map(usize::from) {
+        Ok(cores) if cores < wanted => list.push(format!(
+            "cores: Lambda shows `{wanted}` at this memory, and this machine has `{cores}`"
+        )),
+        _ => {}
+    }
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("avx512f") && spec.binfmt.is_none() {
         list.push("instructions: this CPU has AVX-512, which Lambda does not promise".to_owned());
