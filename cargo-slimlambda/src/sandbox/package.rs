@@ -133,6 +133,11 @@ fn extract_entry<R: Read>(
     let relative = safe_path(name)?;
     let mode = entry.unix_mode();
     let target = root.join(&relative);
+    if relative.as_os_str().is_empty() {
+        // The root itself (`./`), which is there and not the zip's to set.
+        anyhow::ensure!(entry.is_dir(), "the path names no file");
+        return Ok(());
+    }
     if entry.is_dir() {
         create_directories(root, &relative)?;
         // Writable for us in any case, or the tree could not be removed again.
@@ -171,17 +176,17 @@ fn extract_entry<R: Read>(
     Ok(())
 }
 
-/// A path that stays inside, component by component.
+/// A path that stays inside, component by component. A leading `./`, as `find . | zip -@` and other
+/// zip writers leave it, says nothing.
 fn safe_path(name: &[u8]) -> Result<PathBuf> {
     let name = std::str::from_utf8(name).context("the path is not UTF-8")?;
     let path = Path::new(name);
-    let inside = path
-        .components()
-        .all(|part| matches!(part, Component::Normal(part) if part.len() <= 255));
+    let parts = || path.components().filter(|part| *part != Component::CurDir);
+    let inside = parts().all(|part| matches!(part, Component::Normal(part) if part.len() <= 255));
     if name.is_empty() || name.contains(['\0', '\\']) || !inside {
         bail!("the path does not stay inside the package");
     }
-    Ok(path.components().collect())
+    Ok(parts().collect())
 }
 
 /// Creates a directory and its parents; none of them may be a symlink or a file.
@@ -244,6 +249,9 @@ mod tests {
             &[Link("up", ".."), File("up/outside", 0o644)],
             &[File("a", 0o644), File("a/b", 0o644)],
             &[File("a/b", 0o644), File("a", 0o644)],
+            &[File("./../outside", 0o644)],
+            &[File("a", 0o644), File("./a", 0o644)],
+            &[File(".", 0o644)],
         ];
         for (index, entries) in cases.iter().enumerate() {
             let dir = tempfile::tempdir().unwrap();
@@ -253,6 +261,22 @@ mod tests {
             unpack(&package, &[], &work).expect_err(&format!("case {index}"));
             assert!(!dir.path().join("outside").exists() && !work.join("outside").exists());
         }
+    }
+
+    #[test]
+    fn a_leading_dot_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let package = dir.path().join("p.zip");
+        let mut writer = zip::ZipWriter::new(File::create(&package).unwrap());
+        let options = SimpleFileOptions::default();
+        writer.add_directory("./", options).unwrap();
+        writer.start_file("./lib/./a", options).unwrap();
+        writer.finish().unwrap();
+        zip(&dir.path().join("l.zip"), &[Entry::File("./b", 0o644)]);
+        let work = dir.path().join("work");
+        fs::create_dir(&work).unwrap();
+        let unpacked = unpack(&package, &[dir.path().join("l.zip")], &work).unwrap();
+        assert!(unpacked.task.join("lib/a").is_file() && unpacked.opt.join("b").is_file());
     }
 
     #[test]
