@@ -569,6 +569,11 @@ fn a_plain_process_says_what_is_not_enforced() {
     let list = outcome.report.not_enforced.join("\n");
     for what in ["file system", "/var/task and /opt", "/tmp", "/dev/shm"] {
         assert!(list.contains(what), "{what} in {list}");
+        assert!(
+            outcome.said.contains(what),
+            "without being asked: {}",
+            outcome.said
+        );
     }
     assert_eq!(outcome.report.tmp_used, None);
     plain.handler = "daemon".to_owned();

@@ -47,6 +47,16 @@ pub fn start(
         match attempt(options, spec, output)? {
             Attempt::Ready(child, control, tmp) => {
                 let not_enforced = not_enforced(isolation, &reasons, getuid());
+                if isolation == Isolation::Plain {
+                    sink(Event::Warning(&format!(
+                        "the function runs as a plain process; unlike on Lambda:\n  {}",
+                        not_enforced.join("\n  ")
+                    )));
+                } else {
+                    for reason in &reasons {
+                        sink(Event::Note(&format!("this system does not allow {reason}")));
+                    }
+                }
                 return Ok(Started {
                     child,
                     control,
@@ -54,10 +64,7 @@ pub fn start(
                     not_enforced,
                 });
             }
-            Attempt::Cannot(reason) => {
-                sink(Event::Note(&format!("this system does not allow {reason}")));
-                reasons.push(reason);
-            }
+            Attempt::Cannot(reason) => reasons.push(reason),
         }
     }
     if spec.rootfs.is_some() {
