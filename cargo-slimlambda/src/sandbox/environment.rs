@@ -1,7 +1,8 @@
 //! The environment variables of the function: the documented ones and the user's, nothing else.
 //!
 //! Source: <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html>.
-//! `AWS_EXECUTION_ENV` is not there on purpose: OS-only runtimes do not have it.
+//! `AWS_EXECUTION_ENV` and `_X_AMZN_TRACE_ID` are not there on purpose: OS-only runtimes do not have
+//! them (the runtime client sets the latter from a header of each event).
 
 use super::Options;
 use crate::error::usage;
@@ -106,6 +107,10 @@ pub fn environment(options: &Options, task: &Path, opt: &Path) -> Vec<(String, S
             "local/[$LATEST]slimlambda".to_owned(),
         ),
         ("AWS_REGION", region),
+        // Whether or not the function is traced; the address is what functions report
+        // (<https://github.com/aws-observability/aws-otel-php/issues/4>). Nobody listens there.
+        ("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR".to_owned()),
+        ("AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129:2000".to_owned()),
         ("LAMBDA_RUNTIME_DIR", runtime.to_owned()),
         ("LAMBDA_TASK_ROOT", task.to_string()),
         ("LANG", "en_US.UTF-8".to_owned()),
