@@ -248,7 +248,8 @@ fn the_process_has_lambdas_user_files_and_descriptors() {
         &dir.path().join("layer.zip"),
         &[("layer", b"x", 0o644)],
     )];
-    let outcome = run_function(options, &["1"]);
+    let files: &[Entry<'_>] = &[("bootstrap", &FUNCTION.1, 0o755), ("private", b"x", 0o600)];
+    let outcome = run_files(options, files, &["1"]);
     let text = outcome.text(0);
     assert!(text.starts_with("uid=993 gid=990"), "{text}");
     assert!(
@@ -272,6 +273,7 @@ fn the_process_has_lambdas_user_files_and_descriptors() {
         text.contains("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"),
         "{text}"
     );
+    assert_eq!(facts["read private"], EACCES, "the file is root's");
     assert_eq!(facts["first descriptor"], "3");
     assert!(text.contains("descriptors=1024 errno=24\n"), "{text}");
     assert_eq!(facts["thread"], "0");

@@ -2,11 +2,13 @@
 //!
 //! Modes and symlinks are kept as the zip has them; paths that leave the root, go through a
 //! symlink or come twice are refused before anything is written for them; the sizes are checked
-//! before the first byte is unpacked, and each entry is stopped at its declared size.
+//! before the first byte is unpacked, and each entry is stopped at its declared size. On Lambda the
+//! files are root's, so a file that only its owner may read cannot be read by the function.
 
 use crate::error::gate;
 use crate::limits;
 use anyhow::{Context, Result, bail};
+use nix::unistd::{Uid, getuid};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -172,8 +174,19 @@ fn extract_entry<R: Read>(
         bail!("`{written}` bytes or more, where `{size}` were declared");
     }
     // A zip without modes gives plain files, also on Lambda: such a bootstrap does not start.
-    file.set_permissions(fs::Permissions::from_mode(mode.unwrap_or(0o644) & 0o777))?;
+    let mode = mode_for(getuid(), mode.unwrap_or(0o644) & 0o777);
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     Ok(())
+}
+
+/// The mode that gives the function the rights that it has on Lambda, where it is one of the others.
+/// Unless we are root, the file is ours and we are the function: what counts is the owner's part.
+fn mode_for(user: Uid, mode: u32) -> u32 {
+    if user.is_root() {
+        mode
+    } else {
+        (mode & 0o007) * 0o111
+    }
 }
 
 /// A path that stays inside, component by component. A leading `./`, as `find . | zip -@` and other
@@ -302,13 +315,22 @@ mod tests {
         fs::create_dir(&work).unwrap();
         let unpacked = unpack(&package, &[first, second], &work).unwrap();
         let mode = |path: PathBuf| fs::symlink_metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(unpacked.task.join("bin/x")) & 0o7777, 0o711);
+        let expected = |mode| mode_for(getuid(), mode);
+        assert_eq!(mode(unpacked.task.join("bin/x")) & 0o7777, expected(0o711));
         assert_eq!(
             fs::read_link(unpacked.task.join("bootstrap")).unwrap(),
             Path::new("bin/x")
         );
-        assert_eq!(mode(unpacked.opt.join("a")) & 0o777, 0o755);
-        assert_eq!(mode(unpacked.opt.join("b")), 0o100_640);
+        assert_eq!(mode(unpacked.opt.join("a")) & 0o777, expected(0o755));
+        assert_eq!(mode(unpacked.opt.join("b")), 0o100_000 | expected(0o640));
+    }
+
+    #[test]
+    fn the_function_has_the_rights_of_others() {
+        for (mode, without_root) in [(0o600, 0o000), (0o644, 0o444), (0o755, 0o555)] {
+            assert_eq!(mode_for(Uid::from_raw(0), mode), mode);
+            assert_eq!(mode_for(Uid::from_raw(1000), mode), without_root);
+        }
     }
 
     #[test]

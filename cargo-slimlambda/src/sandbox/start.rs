@@ -163,7 +163,11 @@ fn not_enforced(isolation: Isolation, reasons: &[String], uid: Uid) -> Vec<Strin
         Isolation::Namespaces => {}
         Isolation::UserNamespace if uid.is_root() => {}
         Isolation::UserNamespace => {
-            list.push("file modes: the files of /var/task and /opt belong to the function".into());
+            list.push(
+                "file modes: directories of /var/task and /opt belong to the function, and the \
+                 files of a package that is a directory"
+                    .into(),
+            );
         }
         Isolation::Plain => {
             list.extend([
