@@ -25,7 +25,7 @@ pub use control::{Exit, Isolation};
 pub use process::child_main;
 pub use report::RunReport;
 
-use crate::error::{gate, usage};
+use crate::error::usage;
 use crate::event::{Event, Sink};
 use crate::limits::{self, Limit};
 use anyhow::{Context, Result};
@@ -49,9 +49,6 @@ pub const STAGE2_ARG: &str = "__sandbox";
 /// The user of a function's process: `sbx_user1051`. Source: reports of `id` on Lambda.
 const UID: u32 = 993;
 const GID: u32 = 990;
-
-/// Largest event, bytes (Lambda quotas: 6 MB, synchronous).
-const EVENT_MAX: usize = 6 * 1024 * 1024;
 
 /// What to run, and how large its execution environment is.
 #[derive(Debug, Clone)]
@@ -228,7 +225,7 @@ pub fn run(
 fn check(options: &Options, events: &[Vec<u8>]) -> Result<()> {
     let within = |name: &str, mib: u32, least: Limit, most: Limit| {
         let bytes = u64::from(mib) * limits::MIB;
-        let (low, high) = (least.value / limits::MIB, most.value / limits::MIB);
+        let (low, high) = (least.mib(), most.mib());
         if (least.value..=most.value).contains(&bytes) {
             return Ok(());
         }
@@ -265,11 +262,12 @@ fn check(options: &Options, events: &[Vec<u8>]) -> Result<()> {
             "function name `{name}` does not match `[a-zA-Z0-9-_]+`"
         )));
     }
-    if let Some(event) = events.iter().find(|event| event.len() > EVENT_MAX) {
-        return Err(gate(format!(
-            "Request must be smaller than {EVENT_MAX} bytes for the InvokeFunction operation\n  \
-             the event has `{}` bytes",
-            event.len()
+    let most = limits::EVENT.value;
+    let mut sizes = events.iter().map(|event| event.len() as u64);
+    if let Some(size) = sizes.find(|size| *size > most) {
+        return Err(usage(format!(
+            "Request must be smaller than {most} bytes for the InvokeFunction operation\n  \
+             the event has `{size}` bytes"
         )));
     }
     environment::check(&options.environment)
@@ -322,6 +320,7 @@ fn specify(
         links: system.links.into_iter().collect(),
         tmp_size: u64::from(options.tmp_mib) * limits::MIB,
         memory: u64::from(options.memory_mib) * limits::MIB,
+        cores: limits::cores(options.memory_mib),
         binfmt: if foreign { machine.emulator() } else { None },
         bootstrap: entrypoint.map(|(_, inside)| inside).unwrap_or_default(),
         share_tmp: options.keep,
@@ -331,9 +330,18 @@ fn specify(
 /// What no isolation enforces.
 fn never_enforced(spec: &Spec) -> Vec<String> {
     let mut list = vec![
-        "CPU share: all of this machine's cores and their full speed are there".to_owned(),
+        "CPU share: the cores are there at their full speed, and /proc/cpuinfo lists all of this \
+         machine's"
+            .to_owned(),
         "network: it is this machine's".to_owned(),
     ];
+    let wanted = spec.cores;
+    match std::thread::available_parallelism().map(usize::from) {
+        Ok(cores) if cores < wanted => list.push(format!(
+            "cores: Lambda shows `{wanted}` at this memory, and this machine has `{cores}`"
+        )),
+        _ => {}
+    }
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("avx512f") && spec.binfmt.is_none() {
         list.push("instructions: this CPU has AVX-512, which Lambda does not promise".to_owned());
