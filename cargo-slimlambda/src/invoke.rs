@@ -71,7 +71,7 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
         &|event| screen.event(event),
     )?;
     if json {
-        println!("{}", document(&report, &answers)?);
+        crate::report::print(&document(&report, &answers)?);
     } else if !args.output.quiet {
         for line in phases(&report, args.output.verbose > 0) {
             eprintln!("{line}");
@@ -157,13 +157,16 @@ fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
             directories[0].display()
         );
     };
-    // What the build found to be needed, where nothing is configured.
+    // What the build was told or found to be needed, where nothing is configured.
     let report = std::fs::read(output::report_path(&lambda_dir, true, &name)).unwrap_or_default();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap_or_default();
-    let planned = report["settings"]["ephemeral_storage"]
-        .as_u64()
-        .and_then(|size| u32::try_from(size).ok());
-    config.ephemeral_storage = config.ephemeral_storage.or(planned);
+    let planned = |name: &str| {
+        let value = report["settings"][name].as_u64();
+        value.and_then(|value| u32::try_from(value).ok())
+    };
+    config.ephemeral_storage = config.ephemeral_storage.or(planned("ephemeral_storage"));
+    config.memory = config.memory.or(planned("memory"));
+    config.timeout = config.timeout.or(planned("timeout"));
     let machine = match report["architecture"].as_str() {
         Some("arm64") => Machine::Aarch64,
         Some("x86_64") => Machine::X86_64,

@@ -37,6 +37,7 @@ use elf::needed::{self, SearchPath};
 use elf::{dlopen, explain, runtime, strip};
 use error::gate;
 use event::{Event, Sink};
+use plan::Place;
 use report::Report;
 use tree::{Bytes, Content, Item, LIBRARY_DIRECTORY, PROGRAM_DIRECTORY, Role, Strip};
 
@@ -51,7 +52,7 @@ pub fn run(cli: cli::Cli) -> anyhow::Result<()> {
             let screen = report::terminal::Screen::new(&args.output);
             let reports = build(args, &|event| screen.event(event))?;
             match args.message_format {
-                cli::MessageFormat::Json => println!("{}", report::json(&reports)?),
+                cli::MessageFormat::Json => report::print(&report::json(&reports)?),
                 _ => screen.reports(&reports),
             }
             Ok(())
@@ -101,7 +102,7 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
             path,
             cargo::target(&args.cargo, std::slice::from_ref(&config))?.as_deref(),
         )?;
-        let assets = assets::collect(&config.assets)?;
+        let assets = collect(&config)?;
         return Ok(vec![package(
             metadata.as_ref(),
             &artifact,
@@ -126,7 +127,7 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     let assets = configs
         .iter()
-        .map(|config| assets::collect(&config.assets))
+        .map(collect)
         .collect::<anyhow::Result<Vec<_>>>()?;
     let target = cargo::target(&args.cargo, &configs)?;
     let artifacts = cargo::build(args, &metadata, &selected, target.as_deref(), sink)?;
@@ -141,6 +142,11 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
         });
     }
     Ok(reports)
+}
+
+/// The assets; what is wrong with them is wrong with the configuration.
+fn collect(config: &Config) -> anyhow::Result<Vec<Asset>> {
+    assets::collect(&config.assets).map_err(|error| error::usage(format!("{error:#}")))
 }
 
 /// One function: binary → everything that goes to Lambda, and what there is to say about it.
@@ -192,6 +198,14 @@ fn make(
             Err(error) => error,
         }
     })?;
+    for (item, _) in items.iter().zip(&plan.places).filter(|(item, (place, _))| {
+        *place == Place::Package && item.role == Role::Asset && item.mode & 0o004 == 0
+    }) {
+        sink(Event::Warning(&format!(
+            "`{}` has mode {:04o}: in the package it belongs to root, and the function's user cannot read it",
+            item.dest, item.mode
+        )));
+    }
     let launcher = match plan.launcher {
         true => Some(cargo::launcher::launcher(machine.as_str(), offline, sink)?),
         false => None,
@@ -345,7 +359,7 @@ fn items(
         .strip_exclude
         .iter()
         .map(|glob| {
-            Pattern::new(glob).with_context(|| format!("`{glob}` in `strip-exclude` is not a glob"))
+            Pattern::new(glob).with_context(|| format!("`{glob}` in `strip.exclude` is not a glob"))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let wanted = |name: &str| config.strip && !exclude.iter().any(|glob| glob.matches(name));

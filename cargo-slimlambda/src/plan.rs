@@ -77,6 +77,10 @@ pub struct Plan {
     pub ephemeral_storage: u32,
 }
 
+/// What a file takes is counted in these, and half of one for its name and inode, bytes: never less than the
+/// launcher asks for.
+const TMP_BLOCK: u64 = 4096;
+
 /// /tmp that is left to the function itself when the default size is kept, bytes.
 const TMP_HEADROOM: u64 = 64 * MIB;
 
@@ -143,7 +147,7 @@ pub fn plan(candidates: &[Candidate], budget: Budget) -> Result<Plan, DoesNotFit
         .iter()
         .zip(&places)
         .filter(|(_, (place, _))| *place != Place::Package)
-        .map(|(candidate, _)| candidate.size.next_multiple_of(4096))
+        .map(|(candidate, _)| candidate.size.next_multiple_of(TMP_BLOCK) + TMP_BLOCK / 2)
         .sum();
     let ephemeral_storage = ephemeral_storage(tmp, budget.ephemeral_storage)?;
     let launcher = needs_launcher(&places);
@@ -336,7 +340,7 @@ mod tests {
         let plan = plan(&files, BUDGET).expect("fits");
         let places: Vec<Place> = plan.places.iter().map(|(place, _)| *place).collect();
         assert_eq!(places, [Place::Package, Place::Archive, Place::Package]);
-        assert_eq!(plan.tmp, 100 * MIB);
+        assert_eq!(plan.tmp, 100 * MIB + TMP_BLOCK / 2);
         assert!(plan.launcher);
     }
 
@@ -377,7 +381,7 @@ mod tests {
     #[test]
     fn tmp_grows_past_the_default_and_a_setting_below_the_need_is_refused() {
         let files = [file("a", 600 * MIB, 100 * MIB, Placement::Auto)];
-        assert_eq!(plan(&files, BUDGET).expect("fits").ephemeral_storage, 664);
+        assert_eq!(plan(&files, BUDGET).expect("fits").ephemeral_storage, 665);
         let error = plan(
             &files,
             Budget {
@@ -388,7 +392,7 @@ mod tests {
         .expect_err("too small")
         .0;
         assert!(
-            error.contains("need 600 MB of /tmp, and `ephemeral-storage` is 512"),
+            error.contains("need 601 MB of /tmp, and `ephemeral-storage` is 512"),
             "{error}"
         );
     }

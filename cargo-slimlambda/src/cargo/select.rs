@@ -66,7 +66,10 @@ pub fn select<'m>(
         for wanted in &choice.bin {
             if !all.iter().any(|one| matches(wanted, one.bin)) {
                 let names: Vec<&str> = all.iter().map(|one| one.bin).collect();
-                bail!("no binary is named `{wanted}`\nhelp: {}", there_are(&names));
+                return Err(crate::error::usage(format!(
+                    "no binary is named `{wanted}`\nhelp: {}",
+                    there_are(&names)
+                )));
             }
         }
         selected.retain(|one| choice.bin.iter().any(|wanted| matches(wanted, one.bin)));

@@ -5,6 +5,7 @@
 
 pub mod terminal;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -310,4 +311,9 @@ fn needed_by(closure: &Closure<'_>, item: &Item) -> Vec<String> {
 pub fn json(reports: &[Report]) -> anyhow::Result<String> {
     let document = serde_json::json!({ "version": REPORT_VERSION, "functions": reports });
     serde_json::to_string_pretty(&document).context("failed to write the report")
+}
+
+/// Prints a document on stdout. A reader that has seen enough and closed the pipe is no error.
+pub fn print(document: &str) {
+    let _ = writeln!(std::io::stdout(), "{document}");
 }
