@@ -340,7 +340,7 @@ fn symbols_that_nobody_defines_are_named() {
     // Where there is no libc to look into, it cannot be told.
     let blind = SearchPath {
         library_path: vec![path.to_owned()],
-        system: Vec::new(),
+        ..SearchPath::default()
     };
     let verdict = judge(&object(path.join("program")), &blind, HOST);
     assert_eq!(verdict.problems, []);
@@ -436,7 +436,7 @@ fn several_problems_make_one_message() {
     let program = object(path.join("program"));
     let nowhere = SearchPath {
         library_path: vec![PathBuf::from("/nowhere")],
-        system: Vec::new(),
+        ..SearchPath::default()
     };
     let verdict = judge(&program, &nowhere, HOST);
     let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);

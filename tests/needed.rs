@@ -8,7 +8,7 @@ use std::process::Command;
 
 use cargo_slimlambda::elf::abi::{Verdict, would_start};
 use cargo_slimlambda::elf::dlopen;
-use cargo_slimlambda::elf::needed::{Closure, Found, Missing, closure};
+use cargo_slimlambda::elf::needed::{Closure, Found, Missing, SearchPath, closure};
 use cargo_slimlambda::elf::runtime::{PROVIDED_AL2023, Row, Runtime, Versions};
 
 use crate::elf_tools::{FOREIGN, HOST, cc, copy_for_foreign_machine, object, read, search_path};
@@ -161,6 +161,36 @@ fn needed_closure_follows_the_loader() {
             expected.as_deref(),
             "{what}"
         );
+    }
+}
+
+#[test]
+fn what_a_build_script_linked_from_comes_after_what_the_files_say() {
+    for (options, leaf, found) in [
+        (
+            format!("{RUNPATH}$ORIGIN/../lib"),
+            "one",
+            Found::Runpath("lib/libmiddle.so".to_owned()),
+        ),
+        (String::new(), "two", Found::LinkPath),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let middle = match found {
+            Found::Runpath(_) => format!("{RUNPATH}$ORIGIN/../one"),
+            _ => String::new(),
+        };
+        let program = tree(dir.path(), &options, &middle);
+        let search = SearchPath {
+            link_paths: vec![dir.path().join("lib"), dir.path().join("two")],
+            // Not what was linked against.
+            system: vec![dir.path().join("one")],
+            ..SearchPath::default()
+        };
+        let closure = closure(&object(program), &[], &PROVIDED_AL2023, &search, &read);
+        let library = &closure.libraries[1];
+        let directory = fs::canonicalize(dir.path().join(leaf)).unwrap();
+        assert_eq!(library.object.real.parent(), Some(&*directory));
+        assert_eq!(library.found, found);
     }
 }
 

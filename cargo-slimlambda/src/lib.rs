@@ -171,12 +171,8 @@ fn make(
         ),
     });
     let search = SearchPath {
-        library_path: config
-            .library_path
-            .iter()
-            .chain(&artifact.search_paths)
-            .cloned()
-            .collect(),
+        library_path: config.library_path.clone(),
+        link_paths: artifact.search_paths.clone(),
         system: needed::system_directories(machine),
     };
     let closure = needed::closure(&program, &config.libraries, runtime, &search, &|path| {

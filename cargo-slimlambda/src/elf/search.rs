@@ -1,6 +1,7 @@
 //! Where libraries are looked for: the dynamic loader's directories, in its order.
 //!
-//! Two deliberate differences from `ld.so(8)`. Directories that are relative to wherever the
+//! Three deliberate differences from `ld.so(8)`. What build scripts linked from comes before the
+//! system's directories. Directories that are relative to wherever the
 //! process stands are left out, because a build must not depend on that. And the variants in
 //! `glibc-hwcaps` are left out, because the build machine's processor is not Lambda's.
 
@@ -12,8 +13,11 @@ use super::image::{Image, Machine};
 /// The directories that do not come from the files themselves.
 #[derive(Debug, Clone, Default)]
 pub struct SearchPath {
-    /// In the place of `LD_LIBRARY_PATH`: `--library-path`, then what build scripts linked from.
+    /// In the place of `LD_LIBRARY_PATH`: `--library-path` and the configuration's.
     pub library_path: Vec<PathBuf>,
+    /// What build scripts linked from. The loader knows nothing of these, so they come behind all that
+    /// a file says itself; but what was linked against is meant rather than the system's.
+    pub link_paths: Vec<PathBuf>,
     /// The system's, usually [`system_directories`].
     pub system: Vec<PathBuf>,
 }
@@ -23,10 +27,12 @@ pub struct SearchPath {
 pub enum Found {
     /// `DT_RPATH` of the file named.
     Rpath(String),
-    /// `--library-path` or a build script's directory.
+    /// `--library-path` or the configuration's.
     LibraryPath,
     /// `DT_RUNPATH` of the file named.
     Runpath(String),
+    /// A build script's directory.
+    LinkPath,
     /// The system's directories.
     System,
     /// Its path was given.
@@ -39,6 +45,7 @@ impl std::fmt::Display for Found {
             Found::Rpath(file) => write!(f, "rpath of `{file}`"),
             Found::LibraryPath => f.write_str("library path"),
             Found::Runpath(file) => write!(f, "runpath of `{file}`"),
+            Found::LinkPath => f.write_str("link path of a build script"),
             Found::System => f.write_str("system"),
             Found::Path => f.write_str("given path"),
         }
@@ -90,6 +97,7 @@ pub(super) fn places(chain: &[Seeker<'_, '_>], search: &SearchPath) -> Vec<Place
         needer.image.runpath,
         &Found::Runpath(needer.label.to_owned()),
     ));
+    places.extend(search.link_paths.iter().map(plain(Found::LinkPath)));
     places.extend(search.system.iter().map(plain(Found::System)));
     places
 }
