@@ -8,6 +8,7 @@ use std::process::Command;
 
 use cargo_slimlambda::elf::abi::{Verdict, would_start};
 use cargo_slimlambda::elf::dlopen;
+use cargo_slimlambda::elf::explain::explain;
 use cargo_slimlambda::elf::needed::{Closure, Found, Missing, SearchPath, closure};
 use cargo_slimlambda::elf::runtime::{PROVIDED_AL2023, Row, Runtime, Versions};
 
@@ -548,6 +549,60 @@ fn a_library_of_the_runtime_is_bundled_only_when_a_newer_one_is_needed() {
             .iter()
             .any(|p| p.row.soname == "libversions.so.1");
         assert_eq!(provided, !bundled, "{name}");
+    }
+}
+
+#[test]
+fn an_rpath_into_the_runtime_comes_before_what_is_bundled() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    fs::write(path.join("map"), "VERS_2.0 { global: new; };\n").unwrap();
+    let options = "-shared -Wl,-soname,libversions.so.1,--version-script,map";
+    cc(
+        path,
+        "libversions.so.1",
+        "int new(void) { return 0; }",
+        options,
+    );
+    let cases = [
+        (format!("{RPATH}/usr/lib64"), true),
+        (format!("{RPATH}/nowhere:/usr//lib/../lib64/"), true),
+        (format!("{RPATH}$ORIGIN/elsewhere:/$LIB"), true),
+        (format!("{RUNPATH}/usr/lib64"), false),
+        (format!("{RPATH}/usr/local/lib"), false),
+        // The package's own directory is found first.
+        (format!("{RPATH}$ORIGIN/../lib:/usr/lib64"), false),
+        (String::new(), false),
+    ];
+    for (options, shadowed) in cases {
+        let source = "int new(void); int main(void) { return new(); }";
+        cc(
+            path,
+            "program",
+            source,
+            &format!("{options} libversions.so.1"),
+        );
+        let search = search_path(&[path.to_owned()]);
+        let program = object(path.join("program"));
+        let closure = closure(&program, &[], &OLD, &search, &read);
+        assert_eq!(closure.libraries.len(), 1, "{options}");
+        let verdict = would_start(&program, &closure, &OLD, HOST);
+        let [problem] = verdict.problems.as_slice() else {
+            assert!(!shadowed && verdict.problems.is_empty(), "{options}");
+            continue;
+        };
+        assert!(shadowed, "{options}");
+        assert_eq!(problem.file, "lib/libversions.so.1");
+        let text = explain(&verdict.problems, &OLD, HOST);
+        let rpath = program.image.rpath.unwrap().rsplit(':').next().unwrap();
+        assert!(
+            text.starts_with(&format!(
+                "`lib/libversions.so.1` would not be loaded: `bootstrap` has `{rpath}` in its \
+                 rpath, where `provided.test` has its own\n  found: `"
+            )),
+            "{text}"
+        );
+        assert!(text.contains("bundled because: `bootstrap` needs `VERS_2.0` of it\nhelp: "));
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use object::read::archive::ArchiveFile;
 use object::{Object as _, ObjectSymbol as _};
 
-use super::closure::{Closure, Library, Object, Unresolved};
+use super::closure::{Closure, Library, Object, Shadow, Unresolved};
 use super::explain::some;
 use super::identify;
 use super::image::{FileType, Machine};
@@ -63,6 +63,8 @@ pub enum Fault {
         /// What there is.
         wanted: &'static str,
     },
+    /// It is bundled, but the loader would take the runtime's.
+    Shadowed(Shadow),
     /// It needs symbol versions that the library does not define.
     Versions {
         /// The library.
@@ -158,6 +160,12 @@ pub fn would_start(
         verdict
             .problems
             .push(problem(object, Fault::Library(unresolved.clone())));
+    }
+    for library in &closure.libraries {
+        if let Some(shadow) = &library.shadowed {
+            let fault = Fault::Shadowed(shadow.clone());
+            verdict.problems.push(problem(&library.object, fault));
+        }
     }
     for object in &objects {
         check_versions(object, closure, runtime, &mut verdict);

@@ -63,6 +63,12 @@ fn describe(problem: &Problem, runtime: &Runtime) -> String {
                 runtime.name
             )
         }
+        Fault::Shadowed(shadow) => {
+            format!(
+                "`{file}` would not be loaded: `{}` has `{}` in its rpath, where `{}` has its own",
+                shadow.file, shadow.directory, runtime.name
+            )
+        }
         Fault::Versions {
             soname,
             missing,
@@ -142,6 +148,13 @@ fn help(problem: &Problem, machine: Machine) -> String {
         Fault::Interpreter { .. } => {
             "link without `--dynamic-linker`, or set it with `patchelf --set-interpreter`"
                 .to_owned()
+        }
+        Fault::Shadowed(shadow) => {
+            format!(
+                "link `{}` with `-Wl,--enable-new-dtags`, or take it out with `patchelf \
+                 --remove-rpath`",
+                shadow.file
+            )
         }
         Fault::Versions {
             soname, missing, ..

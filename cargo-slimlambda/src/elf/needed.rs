@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use super::closure::{Closure, Conflict, Library, Missing, Object, Provided, Unresolved};
+pub use super::closure::{
+    Closure, Conflict, Library, Missing, Object, Provided, Shadow, Unresolved,
+};
 use super::image::{Image, ImageError};
 use super::runtime::{self, Row, Runtime};
 pub use super::search::{Found, SearchPath, system_directories};
-use super::search::{Place, Seeker, places};
+use super::search::{Place, Seeker, places, shadow};
 
 /// A file as it was read.
 #[derive(Debug, Clone)]
@@ -247,6 +249,11 @@ impl<'a> Walk<'_, 'a> {
         {
             self.push_conflict(soname, index, &object, &label);
         }
+        let of_runtime = self.runtime.row(name, self.root.image.machine).is_some();
+        let shadowed = match of_runtime {
+            true => shadow(&self.chain(needer)),
+            false => None,
+        };
         self.loaders.push(needer);
         self.closure.libraries.push(Library {
             object,
@@ -254,6 +261,7 @@ impl<'a> Walk<'_, 'a> {
             needed_by: vec![label],
             found,
             despite_runtime: self.bundled.get(name).cloned(),
+            shadowed,
         });
     }
 

@@ -6,9 +6,11 @@
 //! `glibc-hwcaps` are left out, because the build machine's processor is not Lambda's.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use super::closure::Shadow;
 use super::image::{Image, Machine};
+use super::runtime::LIBRARY_DIRECTORIES;
 
 /// The directories that do not come from the files themselves.
 #[derive(Debug, Clone, Default)]
@@ -84,22 +86,71 @@ pub(super) fn places(chain: &[Seeker<'_, '_>], search: &SearchPath) -> Vec<Place
             places.extend(expanded(seeker, seeker.image.rpath, &found));
         }
     }
-    let plain = |found: Found| {
+    let given = |found: Found| {
         move |directory: &PathBuf| Place {
             found: found.clone(),
             said: directory.display().to_string(),
             directory: directory.clone(),
         }
     };
-    places.extend(search.library_path.iter().map(plain(Found::LibraryPath)));
+    places.extend(search.library_path.iter().map(given(Found::LibraryPath)));
     places.extend(expanded(
         needer,
         needer.image.runpath,
         &Found::Runpath(needer.label.to_owned()),
     ));
-    places.extend(search.link_paths.iter().map(plain(Found::LinkPath)));
-    places.extend(search.system.iter().map(plain(Found::System)));
+    places.extend(search.link_paths.iter().map(given(Found::LinkPath)));
+    places.extend(search.system.iter().map(given(Found::System)));
     places
+}
+
+/// What in the rpaths that hold for `chain[0]` (see [`places`]) leads to the runtime's libraries in
+/// front of the package's own.
+pub(super) fn shadow(chain: &[Seeker<'_, '_>]) -> Option<Shadow> {
+    let (root, needer) = (chain.last()?, chain.first()?);
+    if needer.image.runpath.is_some() {
+        return None;
+    }
+    for seeker in chain.iter().filter(|seeker| seeker.image.runpath.is_none()) {
+        // Where the file is in the package, not on this machine.
+        let origin = match seeker.label == root.label {
+            true => "/package/bin",
+            false => "/package/lib",
+        };
+        let list = seeker.image.rpath.unwrap_or_default();
+        for said in list.split(':') {
+            for directory in expand(said, Path::new(origin), seeker.image.machine) {
+                let directory = plain(&directory);
+                if directory == Path::new("/package/lib") {
+                    return None;
+                }
+                if LIBRARY_DIRECTORIES
+                    .iter()
+                    .any(|one| directory == Path::new(one))
+                {
+                    return Some(Shadow {
+                        file: seeker.label.to_owned(),
+                        directory: said.to_owned(),
+                    });
+                }
+            }
+        }
+    }
+    None
+}
+
+/// A path without `.` and `..`, as if there were no symlinks.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 fn expanded(seeker: &Seeker<'_, '_>, list: Option<&str>, found: &Found) -> Vec<Place> {
