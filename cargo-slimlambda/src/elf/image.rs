@@ -161,7 +161,7 @@ pub struct Image<'a> {
     pub version_needs: Vec<VersionNeed<'a>>,
     /// Symbol versions that it provides, without the base version (the file itself).
     pub version_definitions: Vec<&'a str>,
-    /// Global and weak dynamic symbols.
+    /// Global and weak dynamic symbols, but for names that are not UTF-8.
     pub symbols: Vec<Symbol<'a>>,
     /// `NT_GNU_BUILD_ID`.
     pub build_id: Option<&'a [u8]>,
@@ -380,11 +380,16 @@ fn array<T: Pod>(bytes: &[u8], offset: u64, count: u64) -> Option<&[T]> {
     )
 }
 
-/// The NUL-terminated UTF-8 string at `offset` of a string table.
-fn text(strings: &[u8], offset: u64) -> Option<&str> {
+/// The NUL-terminated string at `offset` of a string table.
+fn string(strings: &[u8], offset: u64) -> Option<&[u8]> {
     let tail = strings.get(usize::try_from(offset).ok()?..)?;
     let length = tail.iter().position(|&byte| byte == 0)?;
-    std::str::from_utf8(&tail[..length]).ok()
+    Some(&tail[..length])
+}
+
+/// As [`string`], where it is UTF-8.
+fn text(strings: &[u8], offset: u64) -> Option<&str> {
+    std::str::from_utf8(string(strings, offset)?).ok()
 }
 
 fn check_ident(bytes: &[u8]) -> Result<(), ImageError> {
