@@ -418,20 +418,33 @@ fn two_names_for_one_file_are_one_library() {
 fn a_library_needed_by_its_path_cannot_be_had() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
-    let library = path.join("libpath.so");
-    cc(path, "libpath.so", "int x(void) { return 0; }", "-shared");
-    cc(
-        path,
-        "program",
-        "int x(void); int main(void) { return x(); }",
-        library.to_str().unwrap(),
-    );
-    let closure = close(path.join("program"), &[], &[]);
-    let [unresolved] = closure.unresolved.as_slice() else {
-        panic!("{:?}", closure.unresolved)
-    };
-    assert_eq!(unresolved.name, library.to_str().unwrap());
-    assert_eq!(unresolved.why, Missing::ByPath);
+    let absolute = path.join("libpath.so").display().to_string();
+    for (name, why) in [
+        (
+            &*absolute,
+            "needed by its path, which Lambda does not have\n",
+        ),
+        // The loader replaces tokens here, too.
+        (
+            "$ORIGIN/libpath.so",
+            "needed by a path that starts from the file, and on",
+        ),
+    ] {
+        let soname = format!("-shared -Wl,-soname,{name}");
+        cc(path, "libpath.so", "int x(void) { return 0; }", &soname);
+        let source = "int x(void); int main(void) { return x(); }";
+        cc(path, "program", source, "libpath.so");
+        let closure = close(path.join("program"), &[], &[]);
+        let [unresolved] = closure.unresolved.as_slice() else {
+            panic!("{:?}", closure.unresolved)
+        };
+        assert_eq!(
+            (&*unresolved.name, &unresolved.why),
+            (name, &Missing::ByPath)
+        );
+        let said = unresolved.to_string();
+        assert!(said.contains(&format!("`{name}` is {why}")), "{said}");
+    }
 }
 
 #[test]

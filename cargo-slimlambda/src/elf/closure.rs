@@ -87,7 +87,8 @@ pub enum Missing {
         /// What is wrong with it.
         reason: String,
     },
-    /// It is needed by a path, and the loader looks there only.
+    /// It is needed by a path, and the loader looks there only. One with `$ORIGIN` could lead to where
+    /// the package has it, but the plan may put the two files under different directories.
     ByPath,
     /// Part of glibc, hence never bundled, but not in the runtime.
     Glibc,

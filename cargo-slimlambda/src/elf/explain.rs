@@ -206,6 +206,13 @@ impl Unresolved {
                  bundled without the rest of glibc",
                 self.name
             ),
+            Missing::ByPath if self.name.contains('$') => {
+                format!(
+                    "needed library `{}` is needed by a path that starts from the file, and on \
+                     Lambda files need not lie beside each other as they do here",
+                    self.name
+                )
+            }
             Missing::ByPath => {
                 format!(
                     "needed library `{}` is needed by its path, which Lambda does not have",
@@ -250,7 +257,7 @@ impl Unresolved {
             }
             Missing::ByPath => format!(
                 "give the library a soname (`-Wl,-soname,…`) and link it with `-l`, or \
-                 `patchelf --replace-needed {} NAME`",
+                 `patchelf --replace-needed '{}' NAME`",
                 self.name
             ),
             Missing::Glibc => "do without it: Lambda's glibc is used as it is".to_owned(),
