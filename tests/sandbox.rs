@@ -46,16 +46,8 @@ fn compile(source: &Path, output: &Path, arguments: &[&str]) -> Vec<u8> {
 fn options(handler: &str) -> Options {
     let executable = std::env::var_os(EXECUTABLE)
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_cargo-slimlambda").into());
-    let provided = [
-        "libc.so.6",
-        "libm.so.6",
-        "libpthread.so.0",
-        "libdl.so.2",
-        "libgcc_s.so.1",
-    ];
     Options {
         handler: handler.to_owned(),
-        provided: provided.map(str::to_owned).into(),
         executable: executable.into(),
         timeout: Duration::from_secs(60),
         ..Options::default()
@@ -491,7 +483,9 @@ fn a_script_in_a_layer_can_be_the_bootstrap() {
 #[test]
 fn a_library_of_the_host_that_the_runtime_lacks_is_invisible() {
     let mut poor = options("echo");
-    poor.provided.retain(|soname| soname != "libm.so.6");
+    let mut rows = poor.runtime.rows.to_vec();
+    rows.retain(|row| row.soname != "libm.so.6");
+    poor.runtime.rows = rows.leak();
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("needy.c");
     fs::write(&source, include_str!("sandbox.c")).unwrap();

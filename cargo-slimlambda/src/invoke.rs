@@ -8,8 +8,6 @@ use anyhow::{Context, bail};
 
 use crate::cli::{ConfigArgs, InvokeArgs, InvokeFormat};
 use crate::config::{self, Config};
-use crate::elf::image::Machine;
-use crate::elf::runtime::PROVIDED_AL2023;
 use crate::error::Stop;
 use crate::event::Event;
 use crate::report::terminal::{Screen, size};
@@ -33,7 +31,6 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
         package,
         name,
         config,
-        machine,
     } = choose(args)?;
     let options = Options {
         package,
@@ -44,7 +41,6 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
         tmp_mib: config.ephemeral_storage.unwrap_or(TMP),
         timeout: Duration::from_secs(config.timeout.unwrap_or(TIMEOUT).into()),
         environment: args.env.clone(),
-        provided: provided(machine),
         rootfs: args.rootfs.clone(),
         keep: args.keep,
         ..Options::default()
@@ -99,18 +95,12 @@ struct Chosen {
     package: PathBuf,
     name: String,
     config: Config,
-    machine: Machine,
 }
 
 fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
     let flags = ConfigArgs {
         limits: args.limits.clone(),
         ..ConfigArgs::default()
-    };
-    let host = if cfg!(target_arch = "aarch64") {
-        Machine::Aarch64
-    } else {
-        Machine::X86_64
     };
     if let Some(zip) = &args.zip {
         let name = zip
@@ -125,7 +115,6 @@ fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
             package: zip.clone(),
             name,
             config: config::load(None, None, "", &flags)?,
-            machine: host,
         });
     }
     let Some(metadata) = cargo::metadata_if_any(&args.choice)? else {
@@ -167,26 +156,11 @@ fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
     config.ephemeral_storage = config.ephemeral_storage.or(planned("ephemeral_storage"));
     config.memory = config.memory.or(planned("memory"));
     config.timeout = config.timeout.or(planned("timeout"));
-    let machine = match report["architecture"].as_str() {
-        Some("arm64") => Machine::Aarch64,
-        Some("x86_64") => Machine::X86_64,
-        _ => host,
-    };
     Ok(Chosen {
         package,
         name,
         config,
-        machine,
     })
-}
-
-/// The libraries that the sandbox shows the function: those that the runtime has, and no others of this system.
-fn provided(machine: Machine) -> Vec<String> {
-    let rows = PROVIDED_AL2023
-        .rows
-        .iter()
-        .filter(|row| row.machines.contains(&machine));
-    rows.map(|row| row.soname.to_string()).collect()
 }
 
 fn events(args: &InvokeArgs) -> anyhow::Result<Vec<Vec<u8>>> {

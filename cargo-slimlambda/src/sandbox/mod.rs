@@ -25,13 +25,14 @@ pub use control::{Exit, Isolation};
 pub use process::child_main;
 pub use report::RunReport;
 
+use crate::elf::runtime::{PROVIDED_AL2023, Runtime};
 use crate::error::usage;
 use crate::event::{Event, Sink};
 use crate::limits::{self, Limit};
 use anyhow::{Context, Result};
 use control::Spec;
 use lifecycle::Function;
-use provided::{Bootstrap, Machine};
+use provided::Bootstrap;
 use report::{Kept, REPORT_VERSION};
 use start::Teardown;
 use std::collections::BTreeMap;
@@ -69,8 +70,8 @@ pub struct Options {
     pub timeout: Duration,
     /// The function's own variables.
     pub environment: Vec<(String, String)>,
-    /// Sonames that the runtime provides; nothing else of the host's libraries is visible.
-    pub provided: Vec<String>,
+    /// The runtime whose libraries are shown; no others of the host's are visible.
+    pub runtime: Runtime,
     /// Another system's root to show instead of the provided files.
     pub rootfs: Option<PathBuf>,
     /// Leave the unpacked package and /tmp on the host.
@@ -92,7 +93,7 @@ impl Default for Options {
             tmp_mib: 512,
             timeout: Duration::from_secs(3),
             environment: Vec::new(),
-            provided: Vec::new(),
+            runtime: PROVIDED_AL2023,
             rootfs: None,
             keep: false,
             isolation: None,
@@ -294,11 +295,11 @@ fn specify(
         .map_or(Bootstrap::Other, |(host, _)| provided::recognise(host));
     let machine = match kind {
         Bootstrap::Elf(machine) => machine,
-        _ => Machine::host(),
+        _ => provided::host(),
     };
     let system = match &options.rootfs {
         Some(_) => provided::Provided::default(),
-        None => provided::collect(&options.provided, machine, &kind)?,
+        None => provided::collect(&options.runtime, machine, &kind)?,
     };
     for soname in &system.missing {
         sink(Event::Note(&format!(
@@ -308,7 +309,7 @@ fn specify(
     let rootfs = options.rootfs.as_ref().map(|tree| {
         fs::canonicalize(tree).with_context(|| format!("failed to resolve `{}`", tree.display()))
     });
-    let foreign = machine != Machine::host();
+    let foreign = machine != provided::host();
     Ok(Spec {
         isolation: Isolation::Plain,
         parent: nix::unistd::Pid::this().as_raw(),
@@ -321,7 +322,11 @@ fn specify(
         tmp_size: u64::from(options.tmp_mib) * limits::MIB,
         memory: u64::from(options.memory_mib) * limits::MIB,
         cores: limits::cores(options.memory_mib),
-        binfmt: if foreign { machine.emulator() } else { None },
+        binfmt: if foreign {
+            provided::emulator(machine)
+        } else {
+            None
+        },
         bootstrap: entrypoint.map(|(_, inside)| inside).unwrap_or_default(),
         share_tmp: options.keep,
     })
