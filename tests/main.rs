@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod abi;
+mod archive;
 mod assets;
 mod cargo;
 mod cli;
@@ -11,3 +12,4 @@ mod needed;
 mod project;
 mod sandbox;
 mod strip;
+mod trees;
