@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod abi;
+mod archive;
 mod assets;
 mod build;
 mod cargo;
@@ -19,3 +20,4 @@ mod reproducible;
 mod sandbox;
 mod schema;
 mod strip;
+mod trees;
