@@ -2,12 +2,22 @@
 #![allow(clippy::unwrap_used)]
 
 mod abi;
+mod archive;
 mod assets;
+mod build;
 mod cargo;
 mod cli;
 mod config;
+mod digits;
 mod elf_tools;
+mod function;
+mod gate;
+mod invoke;
 mod needed;
 mod project;
+mod report;
+mod reproducible;
 mod sandbox;
+mod schema;
 mod strip;
+mod trees;

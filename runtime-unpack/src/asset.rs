@@ -1,9 +1,11 @@
 //! Files of the package by name, wherever they were placed; lazy ones are unpacked on first use.
 
 use crate::error::{Error, Result};
-use crate::format::{self, parse_hex};
+use crate::format::{self, Kind, parse_hex};
+use crate::reader::{Archive, Entry};
 use crate::source::ArchiveFile;
 use crate::store::{self, Options, Tree};
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -110,34 +112,92 @@ fn unpacked(source: &ArchiveFile, path: &str) -> Result<Option<PathBuf>> {
     static HELD: Mutex<Vec<Tree>> = Mutex::new(Vec::new());
 
     let archive = &source.archive;
-    let Some(number) = archive.find(path.as_bytes()) else {
+    let wanted = parts(archive, path.as_bytes());
+    if !wanted.contains(&true) {
         return Ok(None);
-    };
-    let entry = archive.entry(number);
-    let below = |other: &[u8]| {
-        other
-            .strip_prefix(entry.path)
-            .is_some_and(|rest| rest.first() == Some(&b'/'))
-    };
-    let lazy = entry.lazy || archive.entries().any(|e| e.lazy && below(e.path));
-    if let Some(tree) = tree().filter(|_| !lazy) {
-        return Ok(Some(tree.join(path)));
     }
-    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
-    let options = Options::from_env(|name| std::env::var_os(name).map(OsStringExt::into_vec));
-    let wanted = |n: usize| {
-        let other = archive.entry(n).path;
-        n == number
-            || below(other)
-            || entry
-                .path
-                .strip_prefix(other)
-                .is_some_and(|rest| rest.first() == Some(&b'/'))
+    let lazy = (0..archive.len()).any(|n| wanted[n] && archive.entry(n).lazy);
+    let root = match tree().filter(|_| !lazy) {
+        Some(root) => root,
+        None => {
+            let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+            let options =
+                Options::from_env(|name| std::env::var_os(name).map(OsStringExt::into_vec));
+            let tree = store::ensure(source, &options, |n| wanted[n])?;
+            let root = PathBuf::from(std::ffi::OsString::from_vec(tree.path.clone()));
+            if held.is_empty() {
+                held.push(tree);
+            }
+            root
+        }
     };
-    let tree = store::ensure(source, &options, wanted)?;
-    let found = Path::new(std::ffi::OsStr::from_bytes(&tree.path)).join(path);
-    if held.is_empty() {
-        held.push(tree);
+    Ok(Some(root.join(path)).filter(|found| found.exists()))
+}
+
+/// By entry: whether it is part of what is at `path`. That is the entry, all below it, and what the symlinks among
+/// these and on the way there lead to.
+fn parts(archive: &Archive, path: &[u8]) -> Vec<bool> {
+    let mut wanted = alloc::vec![false; archive.len()];
+    let mut seen = BTreeSet::new();
+    let mut paths = alloc::vec![path.to_vec()];
+    while let Some(path) = paths.pop() {
+        // Symlinks may lead in circles, and through longer and longer paths.
+        if path.len() > format::MAX_PATH || !seen.insert(path.clone()) {
+            continue;
+        }
+        for (number, entry) in archive.entries().enumerate() {
+            let below = strip_directory(entry.path, &path).is_some();
+            let on_the_way = strip_directory(&path, entry.path);
+            let is_link = matches!(entry.kind, Kind::Symlink { .. });
+            if entry.path == path || below || (is_link && on_the_way.is_some()) {
+                wanted[number] = true;
+                if is_link {
+                    paths.push(follow(&entry, on_the_way));
+                }
+            }
+        }
     }
-    Ok(Some(found))
+    wanted
+}
+
+/// What is left of `path` below `directory`.
+fn strip_directory<'p>(path: &'p [u8], directory: &[u8]) -> Option<&'p [u8]> {
+    path.strip_prefix(directory)?.strip_prefix(b"/")
+}
+
+/// Where a symlink leads, and from there on `rest`. Its `..` come first and do not leave the root: the format sees to it.
+fn follow(link: &Entry<'_>, rest: Option<&[u8]>) -> Vec<u8> {
+    let mut out: Vec<&[u8]> = link.path.split(|b| *b == b'/').collect();
+    out.pop();
+    for component in link.target.split(|b| *b == b'/') {
+        match component {
+            b".." => _ = out.pop(),
+            name => out.push(name),
+        }
+    }
+    out.extend(rest);
+    out.join(&b'/')
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symlinks_lead_on() {
+        let link = |path: &'static str, target: &'static str, rest: Option<&'static str>| {
+            let entry = Entry {
+                path: path.as_bytes(),
+                kind: Kind::Symlink { target: 0 },
+                target: target.as_bytes(),
+                mode: 0o777,
+                lazy: false,
+            };
+            String::from_utf8(follow(&entry, rest.map(str::as_bytes))).unwrap()
+        };
+        assert_eq!(link("lib/a.so", "a.so.1", None), "lib/a.so.1");
+        assert_eq!(link("a/b/c", "../../d", None), "d");
+        assert_eq!(link("current", "v/2", Some("model/x")), "v/2/model/x");
+    }
 }

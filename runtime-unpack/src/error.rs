@@ -134,6 +134,7 @@ impl fmt::Display for Error {
                 match *errno {
                     Errno::ROFS => f.write_str("; the file system is read-only: on Lambda only /tmp can be written, set SLIMLAMBDA_TMP to a writable directory elsewhere"),
                     Errno::ACCESS | Errno::PERM => f.write_str("; check owner and permissions"),
+                    Errno::NOSPC | Errno::DQUOT => f.write_str("; set EphemeralStorage higher, or free space there"),
                     Errno::MFILE => f.write_str("; too many open files: close some, or raise the limit"),
                     _ => Ok(()),
                 }

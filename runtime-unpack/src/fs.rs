@@ -106,27 +106,51 @@ pub(crate) fn make_directory(cursor: &mut Cursor<'_>, path: &[u8]) -> Result<()>
 
 /// Removes `name` in `dir`, with all below it, following no symlink. Nothing there is success.
 pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> core::result::Result<(), Errno> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(errno),
+    // Whether there is nothing of that name any more; a directory stays.
+    let unlink = |dir: BorrowedFd<'_>, name: &[u8]| match rustix::fs::unlinkat(
+        dir,
+        name,
+        AtFlags::empty(),
+    ) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::ISDIR | Errno::PERM) => Ok(false),
+        Err(errno) => Err(errno),
+    };
+    if unlink(dir, name)? {
+        return Ok(());
     }
-    let inner = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())?;
-    // Names first, then removal: a directory must not change while it is read.
+    // Paths, not recursion: however deep the tree is, three descriptors do.
+    let mut pending = alloc::vec![name.to_vec()];
+    while let Some(path) = pending.last().cloned() {
+        let inner = open_directory(dir, &path)?;
+        // Names first, then removal: a directory must not change while it is read.
+        let names = names(inner.as_fd())?;
+        let before = pending.len();
+        for name in names {
+            if !unlink(inner.as_fd(), &name)? {
+                pending.push([&path, b"/".as_slice(), &name].concat());
+            }
+        }
+        if pending.len() == before {
+            let above = parent(&path).unwrap_or_default();
+            let last = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+            rustix::fs::unlinkat(open_directory(dir, above)?, last, AtFlags::REMOVEDIR)?;
+            pending.pop();
+        }
+    }
+    Ok(())
+}
+
+/// The names in a directory.
+pub(crate) fn names(dir: BorrowedFd<'_>) -> core::result::Result<Vec<Vec<u8>>, Errno> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(&inner)? {
+    for entry in Dir::read_from(dir)? {
         let name = entry?.file_name().to_bytes().to_vec();
         if name != b"." && name != b".." {
             names.push(name);
         }
     }
-    for name in names {
-        remove_tree(inner.as_fd(), &name)?;
-    }
-    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        Err(errno) if errno != Errno::NOENT => Err(errno),
-        _ => Ok(()),
-    }
+    Ok(names)
 }
 
 /// Renames without replacing anything, where the kernel can promise that.

@@ -178,10 +178,33 @@ pub fn launch(
             (command[0].to_bytes().to_vec(), command)
         }
     };
+    if let Some(tree) = &tree {
+        let mut places = launch.program.iter().chain(&launch.library_path);
+        // The dynamic loader would say no more than that it "failed to map segment".
+        if places.any(|p| p.base == Base::Tree) && forbids_execution(&tree.path) {
+            return Err(Error::Exec {
+                path: String::from_utf8_lossy(&tree.path).into_owned(),
+                errno: Errno::ACCESS,
+                noexec: true,
+            });
+        }
+        // The one descriptor that the program inherits: as long as it runs, nobody removes the tree. Never a standard
+        // stream's number, should one of them be closed.
+        let held = rustix::io::fcntl_dupfd_cloexec(tree.hold(), 3);
+        let held = held.map_err(|e| Error::io("hold", &tree.path, e))?;
+        rustix::io::fcntl_setfd(&held, rustix::io::FdFlags::empty())
+            .map_err(|e| Error::io("hold", &tree.path, e))?;
+        core::mem::forget(held);
+    }
     if get("SLIMLAMBDA_TRACE").is_some_and(|v| v == b"1") {
         trace(start, unpack_us, &source, tree.as_ref());
     }
     Err(start_program(&program, arguments, &environment))
+}
+
+fn forbids_execution(path: &[u8]) -> bool {
+    rustix::fs::statvfs(path)
+        .is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
 }
 
 fn start_program(program: &[u8], arguments: &[CString], environment: &[CString]) -> Error {
@@ -195,12 +218,10 @@ fn start_program(program: &[u8], arguments: &[CString], environment: &[CString])
         }
         sys::sleep_ms(10);
     }
-    let noexec = rustix::fs::statvfs(program)
-        .is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
     Error::Exec {
         path: String::from_utf8_lossy(program).into_owned(),
         errno,
-        noexec,
+        noexec: forbids_execution(program),
     }
 }
 

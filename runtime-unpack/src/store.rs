@@ -4,7 +4,7 @@
 //! ```text
 //! <digest>/           the tree; appears by rename, whole
 //! <digest>.partial/   the stage of whoever holds the lock
-//! <digest>.progress   which frames are done in the stage
+//! <digest>.progress   what the stage is for, and which frames are done in it
 //! <digest>.lock       held (flock) while the tree is made or mended
 //! <digest>.use        held shared by every process that runs from the tree, from before the lock is given back
 //! ```
@@ -14,14 +14,14 @@
 
 use crate::error::{Error, Result};
 use crate::format::hex;
-use crate::fs::{open_directory, remove_tree, rename_new};
+use crate::fs::{names, open_directory, remove_tree, rename_new};
 use crate::source::ArchiveFile;
 use crate::sys;
 use crate::unpack::{self, Counts, Progress, Selection};
 use alloc::string::String;
 use alloc::vec::Vec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 /// How to unpack; [`Options::from_env`] reads it from the environment.
@@ -67,7 +67,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The descriptor whose lock keeps the tree from being removed. It is inherited by programs that this one becomes.
+    /// The descriptor whose lock keeps the tree from being removed.
     pub fn hold(&self) -> BorrowedFd<'_> {
         self.in_use.as_fd()
     }
@@ -99,15 +99,16 @@ pub fn ensure(
     let archive = &source.archive;
     let store = Store::open(options, source)?;
     let (lock, waited_us) = store.lock()?;
-    let in_use = store.open_lock(".use", OFlags::empty())?;
+    let in_use = store.open_lock(".use")?;
     lock_shared(&in_use).map_err(|e| store.fail("lock", ".use", e))?;
 
     let tree = store.tree()?;
     let wanted: Vec<bool> = (0..archive.len()).map(wanted).collect();
-    let lacking = match &tree {
+    let mut lacking = match &tree {
         Some(tree) => unpack::missing(archive, &wanted, tree.as_fd(), options.verify)?,
         None => wanted,
     };
+    unpack::add_parents(archive, &mut lacking);
     let mut done = Done {
         waited_us,
         ..Done::default()
@@ -144,6 +145,12 @@ struct Store<'a> {
 impl<'a> Store<'a> {
     fn open(options: &'a Options, source: &'a ArchiveFile) -> Result<Self> {
         let mut base_path = options.tmp.clone();
+        if base_path.first() != Some(&b'/') {
+            return Err(Error::Untrusted {
+                path: String::from_utf8_lossy(&base_path).into_owned(),
+                why: "is no absolute path",
+            });
+        }
         base_path.extend_from_slice(b"/slimlambda");
         match rustix::fs::mkdirat(CWD, base_path.as_slice(), Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -189,14 +196,13 @@ impl<'a> Store<'a> {
         Error::io(doing, &self.path(suffix), errno)
     }
 
-    fn open_lock(&self, suffix: &str, flags: OFlags) -> Result<OwnedFd> {
-        open_lock(self.base.as_fd(), &self.name(suffix), flags)
-            .map_err(|e| self.fail("open", suffix, e))
+    fn open_lock(&self, suffix: &str) -> Result<OwnedFd> {
+        open_lock(self.base.as_fd(), &self.name(suffix)).map_err(|e| self.fail("open", suffix, e))
     }
 
     /// Takes the lock. Waits as long as its holder gets on, and `lock_timeout_ms` longer.
     fn lock(&self) -> Result<(OwnedFd, u64)> {
-        let lock = self.open_lock(".lock", OFlags::CLOEXEC)?;
+        let lock = self.open_lock(".lock")?;
         let start = sys::now_us();
         let (mut seen, mut since) = (None, start);
         loop {
@@ -242,66 +248,40 @@ impl<'a> Store<'a> {
 
     /// Unpacks the selection: into a new tree that appears whole, or file by file into the one that is there.
     fn fill(&self, tree: Option<OwnedFd>, selection: &Selection<'_>) -> Result<Counts> {
-        if tree.is_some() {
-            self.clear_stage()?; // what a killed first unpacking left is no start for mending
-        }
-        let result = self.stage(selection).and_then(|(stage, counts)| {
+        let fill = || {
+            let (stage, counts) = self.stage(selection)?;
             match &tree {
-                Some(tree) => {
-                    unpack::move_into(selection, stage.as_fd(), tree.as_fd())?;
-                    self.clear_stage()?;
-                }
-                None => {
-                    rename_new(self.base.as_fd(), &self.name(".partial"), &self.name(""))
-                        .map_err(|e| self.fail("complete", "", e))?;
-                    self.remove(".progress")?;
-                }
+                Some(tree) => unpack::move_into(selection, stage.as_fd(), tree.as_fd())?,
+                None => rename_new(self.base.as_fd(), &self.name(".partial"), &self.name(""))
+                    .map_err(|e| self.fail("complete", "", e))?,
             }
+            self.clear_stage()?;
             Ok(counts)
-        });
-        match result {
-            Err(Error::Io {
-                errno: Errno::NOSPC | Errno::DQUOT,
-                ..
-            }) => {
-                let error = self.space_error(selection);
-                self.clear_stage()?; // nothing of ours stays behind on a full disk
-                Err(error)
-            }
-            other => other,
+        };
+        let full = |result: &Result<Counts>| {
+            let space = |errno| matches!(errno, Errno::NOSPC | Errno::DQUOT);
+            matches!(result, Err(Error::Io { errno, .. }) if space(*errno))
+        };
+        let mut result = fill();
+        if full(&result) && self.remove_stale()? {
+            result = fill();
         }
+        if full(&result) {
+            result = Err(self.space_error(selection));
+            self.clear_stage()?; // nothing of ours stays behind on a full disk
+        }
+        result
     }
 
     fn stage(&self, selection: &Selection<'_>) -> Result<(OwnedFd, Counts)> {
-        let needed = selection.disk_size();
-        if self.free_space()? + self.staged_size() < needed {
-            self.remove_stale()?;
-            if self.free_space()? + self.staged_size() < needed {
-                return Err(Error::io("write", &self.path(".partial"), Errno::NOSPC));
-            }
-        }
-        match rustix::fs::mkdirat(
-            &self.base,
-            self.name(".partial"),
-            Mode::from_raw_mode(0o755),
-        ) {
-            // Without a stage, progress would speak of files that are not there.
-            Ok(()) => self.remove(".progress")?,
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(self.fail("create directory", ".partial", errno)),
-        }
-        let stage = match open_directory(self.base.as_fd(), &self.name(".partial")) {
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                self.clear_stage()?;
-                return self.stage(selection);
-            }
-            other => other.map_err(|e| self.fail("open directory", ".partial", e))?,
+        let (stage, mut progress) = match self.resume_stage(selection)? {
+            Some(begun) => begun,
+            None => self.new_stage(selection)?,
         };
-        let mut progress = Progress::open(
-            self.base.as_fd(),
-            &self.name(".progress"),
-            self.source.archive.frames().len(),
-        )?;
+        // Sooner than by writing until the disk is full.
+        if self.free_space()? + self.staged_size() < selection.disk_size() {
+            return Err(self.fail("write", ".partial", Errno::NOSPC));
+        }
         let counts = unpack::unpack(
             self.source,
             selection,
@@ -312,8 +292,29 @@ impl<'a> Store<'a> {
         Ok((stage, counts))
     }
 
+    /// The stage as a killed process left it, if it was at the same selection.
+    fn resume_stage(&self, selection: &Selection<'_>) -> Result<Option<(OwnedFd, Progress)>> {
+        let stage = match open_directory(self.base.as_fd(), &self.name(".partial")) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            other => other.map_err(|e| self.fail("open directory", ".partial", e))?,
+        };
+        let progress = Progress::resume(self.base.as_fd(), &self.name(".progress"), selection)?;
+        Ok(progress.map(|progress| (stage, progress)))
+    }
+
+    fn new_stage(&self, selection: &Selection<'_>) -> Result<(OwnedFd, Progress)> {
+        self.clear_stage()?;
+        let (base, name) = (self.base.as_fd(), self.name(".partial"));
+        rustix::fs::mkdirat(base, &*name, Mode::from_raw_mode(0o755))
+            .map_err(|e| self.fail("create directory", ".partial", e))?;
+        let stage =
+            open_directory(base, &name).map_err(|e| self.fail("open directory", ".partial", e))?;
+        let progress = Progress::create(base, &self.name(".progress"), selection)?;
+        Ok((stage, progress))
+    }
+
     fn clear_stage(&self) -> Result<()> {
-        // Progress first: it must never outlive the files it speaks of.
+        // Progress first: it must never outlive the files it speaks of. A stage without it is not resumed.
         self.remove(".progress")?;
         self.remove(".partial")
     }
@@ -333,14 +334,9 @@ impl<'a> Store<'a> {
         fn size(dir: BorrowedFd<'_>, name: &[u8]) -> core::result::Result<u64, Errno> {
             let dir = open_directory(dir, name)?;
             let mut sum = 0;
-            for entry in Dir::read_from(&dir)? {
-                let entry = entry?;
-                let name = entry.file_name().to_bytes();
-                if name == b"." || name == b".." {
-                    continue;
-                }
-                let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-                sum += stat.st_blocks as u64 * 512 + size(dir.as_fd(), name).unwrap_or(0);
+            for name in names(dir.as_fd())? {
+                let stat = rustix::fs::statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+                sum += stat.st_blocks as u64 * 512 + size(dir.as_fd(), &name).unwrap_or(0);
             }
             Ok(sum)
         }
@@ -351,7 +347,7 @@ impl<'a> Store<'a> {
         let path = String::from_utf8_lossy(&self.options.tmp).into_owned();
         let total = rustix::fs::fstatvfs(&self.base).map_or(0, |fs| fs.f_blocks * fs.f_frsize);
         let free = self.free_space().unwrap_or(0) + self.staged_size();
-        let needed = selection.disk_size().max(selection.content_size());
+        let needed = selection.disk_size();
         Error::Space {
             path,
             needed,
@@ -360,25 +356,19 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Removes the trees of other archives (older versions of the function) that nobody holds.
-    fn remove_stale(&self) -> Result<()> {
-        let fail = |errno| Error::io("clean up", &self.base_path, errno);
-        let mut digests: Vec<Vec<u8>> = Vec::new();
-        for entry in Dir::read_from(&self.base).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            let name = entry.file_name().to_bytes();
-            let digest = &name[..name.len().min(64)];
-            if crate::format::parse_hex(digest).is_some()
-                && digest != self.digest.as_bytes()
-                && !digests.iter().any(|d| d == digest)
-            {
-                digests.push(digest.to_vec());
-            }
-        }
+    /// Removes the trees of other archives (older versions of the function) that nobody holds. Says whether it removed any.
+    fn remove_stale(&self) -> Result<bool> {
+        let base = self.base.as_fd();
+        let names = names(base).map_err(|e| Error::io("clean up", &self.base_path, e))?;
+        let mut digests: Vec<&[u8]> = names.iter().map(|n| &n[..n.len().min(64)]).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        digests.retain(|d| crate::format::parse_hex(d).is_some() && *d != self.digest.as_bytes());
+        let mut removed = false;
         for digest in digests {
-            let name = |suffix: &str| [digest.as_slice(), suffix.as_bytes()].concat();
+            let name = |suffix: &str| [digest, suffix.as_bytes()].concat();
             let lock = |suffix| {
-                let file = open_lock(self.base.as_fd(), &name(suffix), OFlags::CLOEXEC).ok()?;
+                let file = open_lock(base, &name(suffix)).ok()?;
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
                 Some(file)
             };
@@ -386,25 +376,18 @@ impl<'a> Store<'a> {
                 && let Some(_use) = lock(".use")
             {
                 for suffix in [".progress", ".partial", ""] {
-                    remove_tree(self.base.as_fd(), &name(suffix)).map_err(fail)?;
+                    let there = names.iter().any(|n| *n == name(suffix));
+                    removed |= there && remove_tree(base, &name(suffix)).is_ok();
                 }
             }
         }
-        Ok(())
+        Ok(removed)
     }
 }
 
-fn open_lock(
-    base: BorrowedFd<'_>,
-    name: &[u8],
-    flags: OFlags,
-) -> core::result::Result<OwnedFd, Errno> {
-    rustix::fs::openat(
-        base,
-        name,
-        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | flags,
-        Mode::from_raw_mode(0o600),
-    )
+fn open_lock(base: BorrowedFd<'_>, name: &[u8]) -> core::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(base, name, flags, Mode::from_raw_mode(0o600))
 }
 
 /// Never waits in practice: who wants `.use` for itself holds `.lock` too, and that one is ours.

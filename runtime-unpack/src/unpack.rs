@@ -5,7 +5,7 @@
 //! frames it was at and no more. No `fsync`: what must survive is the death of a process, and the page cache does.
 
 use crate::error::{Error, Result};
-use crate::format::Kind;
+use crate::format::{self, Digest, Kind};
 use crate::fs::{Cursor, make_directory, pwrite_all};
 use crate::reader::{Archive, Piece};
 use crate::source::ArchiveFile;
@@ -52,22 +52,21 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// Bytes that the wanted files take, in blocks of 4 KiB as file systems count them.
+    /// Bytes that the wanted files take, in blocks of 4 KiB as file systems count them: less will not do.
     pub(crate) fn disk_size(&self) -> u64 {
         let files = self.archive.blobs().iter().zip(&self.by_blob);
-        let content: u64 = files
-            .map(|(blob, entries)| blob.size.next_multiple_of(4096) * entries.len() as u64)
-            .sum();
-        content + 4096 * self.wanted.iter().filter(|w| **w).count() as u64 / 4
+        files
+            .map(|(blob, entries)| {
+                let size = blob.size.next_multiple_of(4096); // at most 2^49: all frames together
+                size.saturating_mul(entries.len() as u64)
+            })
+            .fold(0, u64::saturating_add)
     }
 
-    /// Bytes of content in the wanted files.
-    pub(crate) fn content_size(&self) -> u64 {
-        self.pieces
-            .iter()
-            .flatten()
-            .map(|p| u64::from(p.len) * self.by_blob[p.blob as usize].len() as u64)
-            .sum()
+    /// Tells this selection from every other of the same archive.
+    fn key(&self) -> Digest {
+        let wanted: Vec<u8> = self.wanted.iter().map(|w| u8::from(*w)).collect();
+        format::digest(&wanted)
     }
 
     /// Whether this piece is all of its blob.
@@ -76,7 +75,10 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// Which frames are done: one byte a frame, in a file that outlives the process.
+/// What is done of a selection, in a file that outlives the process: the selection's key, then one byte a frame.
+///
+/// The key is what makes a stage worth resuming. What was staged for another selection must not get into the tree: a
+/// file that is there in parts alone has the right size already.
 pub(crate) struct Progress {
     file: OwnedFd,
     path: Vec<u8>,
@@ -84,36 +86,65 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Opens `name` in `dir`, keeping what it says if it is for this many frames.
-    pub(crate) fn open(dir: BorrowedFd<'_>, name: &[u8], frames: usize) -> Result<Progress> {
-        let fail = |errno| Error::io("keep progress in", name, errno);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
-        let mut bytes = alloc::vec![0; frames];
-        if rustix::fs::fstat(&file).map_err(fail)?.st_size as u64 == frames as u64 {
-            crate::fs::pread_exact(&file, &mut bytes, 0).map_err(fail)?;
-        } else {
-            // Written out in full, so that marking a frame later takes no more space.
-            rustix::fs::ftruncate(&file, 0).map_err(fail)?;
-            pwrite_all(&file, &bytes, 0).map_err(fail)?;
+    /// The progress of an earlier try at this very selection, if `name` in `dir` is that.
+    pub(crate) fn resume(
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        selection: &Selection<'_>,
+    ) -> Result<Option<Progress>> {
+        let fail = |errno| Error::io("read progress from", name, errno);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR) => return Ok(None),
+            other => other.map_err(fail)?,
+        };
+        let key = selection.key();
+        let mut bytes = alloc::vec![0; key.len() + selection.pieces.len()];
+        if rustix::fs::fstat(&file).map_err(fail)?.st_size as u64 != bytes.len() as u64 {
+            return Ok(None);
         }
+        crate::fs::pread_exact(&file, &mut bytes, 0).map_err(fail)?;
+        let done = bytes.split_off(key.len());
+        Ok((bytes == key).then(|| Progress {
+            file,
+            path: name.to_vec(),
+            done: done.iter().map(|b| *b == 1).collect(),
+        }))
+    }
+
+    /// No progress yet. Written out in full, so that marking a frame later takes no more space.
+    pub(crate) fn create(
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        selection: &Selection<'_>,
+    ) -> Result<Progress> {
+        let fail = |errno| Error::io("keep progress in", name, errno);
+        let mode = Mode::from_raw_mode(0o600);
+        let file = rustix::fs::openat(dir, name, WRITE | OFlags::EXCL, mode).map_err(fail)?;
+        let done = alloc::vec![false; selection.pieces.len()];
+        let mut bytes = selection.key().to_vec();
+        bytes.resize(bytes.len() + done.len(), 0);
+        pwrite_all(&file, &bytes, 0).map_err(fail)?;
         Ok(Progress {
             file,
             path: name.to_vec(),
-            done: bytes.iter().map(|b| *b == 1).collect(),
+            done,
         })
     }
 
-    fn mark(&self, frame: usize) -> Result<()> {
-        pwrite_all(&self.file, &[1], frame as u64)
+    fn write(&self, frame: usize, state: u8) -> Result<()> {
+        let offset = size_of::<Digest>() + frame;
+        pwrite_all(&self.file, &[state], offset as u64)
             .map_err(|e| Error::io("keep progress in", &self.path, e))
+    }
+
+    fn mark(&self, frame: usize) -> Result<()> {
+        self.write(frame, 1)
     }
 
     fn unmark(&mut self, frame: usize) -> Result<()> {
         self.done[frame] = false;
-        pwrite_all(&self.file, &[0], frame as u64)
-            .map_err(|e| Error::io("keep progress in", &self.path, e))
+        self.write(frame, 0)
     }
 }
 
@@ -226,8 +257,9 @@ fn write_whole(cursor: &mut Cursor<'_>, path: &[u8], mode: u16, bytes: &[u8]) ->
         match rustix::fs::openat(dir, name, WRITE | OFlags::EXCL, mode) {
             Ok(file) => break file,
             // Left by a process that was killed before it marked the frame.
-            Err(Errno::EXIST) => rustix::fs::unlinkat(dir, name, AtFlags::empty())
-                .map_err(|e| Error::io("replace", path, e))?,
+            Err(Errno::EXIST) => {
+                crate::fs::remove_tree(dir, name).map_err(|e| Error::io("replace", path, e))?
+            }
             Err(errno) => return Err(Error::io("create", path, errno)),
         }
     };
@@ -289,13 +321,12 @@ fn forget_damaged(
     progress: &mut Progress,
 ) -> Result<()> {
     let mut reach = alloc::vec![0u64; selection.by_blob.len()];
-    for (frame, pieces) in selection
+    for (_, pieces) in selection
         .pieces
         .iter()
         .enumerate()
         .filter(|(n, _)| progress.done[*n])
     {
-        debug_assert!(frame < progress.done.len());
         for piece in pieces {
             let end = piece.blob_offset + u64::from(piece.len);
             reach[piece.blob as usize] = reach[piece.blob as usize].max(end);
@@ -304,16 +335,18 @@ fn forget_damaged(
     let mut cursor = Cursor::new(stage);
     let mut damaged = alloc::vec![false; reach.len()];
     for (blob, reach) in reach.iter().enumerate().filter(|(_, reach)| **reach > 0) {
-        for &number in &selection.by_blob[blob] {
-            let path = selection.archive.entry(number as usize).path;
-            let size = selection.archive.blobs()[blob].size;
-            let stat = cursor.stat(path)?;
-            let intact = stat.is_some_and(|s| {
+        let size = selection.archive.blobs()[blob].size;
+        let paths = selection.by_blob[blob].iter();
+        let paths = paths.map(|&number| selection.archive.entry(number as usize).path);
+        for path in paths.clone() {
+            damaged[blob] |= !cursor.stat(path)?.is_some_and(|s| {
                 FileType::from_raw_mode(s.st_mode) == FileType::RegularFile
                     && (*reach..=size).contains(&(s.st_size as u64))
             });
-            damaged[blob] |= !intact;
-            if !intact && stat.is_some() {
+        }
+        // All of its files go: one that has its final mode already could not be written again.
+        for path in paths.filter(|_| damaged[blob]) {
+            if cursor.stat(path)?.is_some() {
                 let (dir, name) = cursor.at(path)?;
                 crate::fs::remove_tree(dir, name).map_err(|e| Error::io("remove", path, e))?;
             }
@@ -387,19 +420,22 @@ pub(crate) fn missing(
             }
         };
     }
-    // Whoever is missing needs the directories that lead to it on the stage.
-    for number in 0..out.len() {
+    Ok(out)
+}
+
+/// Adds the directories that lead to what is wanted.
+pub(crate) fn add_parents(archive: &Archive, wanted: &mut [bool]) {
+    for number in 0..wanted.len() {
         let mut path = archive.entry(number).path;
-        while out[number]
+        while wanted[number]
             && let Some(above) = crate::reader::parent(path)
         {
             if let Some(n) = archive.find(above) {
-                out[n] = true;
+                wanted[n] = true;
             }
             path = above;
         }
     }
-    Ok(out)
 }
 
 fn content_digest(cursor: &mut Cursor<'_>, path: &[u8]) -> Result<crate::format::Digest> {
