@@ -185,8 +185,8 @@ impl Row {
 }
 
 /// Where Amazon Linux 2023 has its libraries, on both architectures; the first is a symlink to the
-/// other. `/usr/lib` is for 32-bit ones (<https://docs.fedoraproject.org/en-US/packaging-guidelines/>,
-/// whose macros it builds with: `%{_libdir}` is `/usr/lib64`).
+/// other. `/usr/lib` is for 32-bit ones. It is built with Fedora's macros, here `%{_libdir}`:
+/// <https://docs.fedoraproject.org/en-US/packaging-guidelines/RPMMacros/>.
 pub const LIBRARY_DIRECTORIES: [&str; 2] = ["/lib64", "/usr/lib64"];
 
 /// The paths at which the runtime has its dynamic loader; the first is what linkers write into
