@@ -32,6 +32,10 @@ pub fn pump(
         starts = line.ends_with(b"\n");
         line.clear();
     }
+    if !starts {
+        // What is said after this run begins on a line of its own.
+        _ = pass(output, b"\n");
+    }
 }
 
 fn pass(output: &mut (dyn Write + Send), line: &[u8]) -> io::Result<()> {
@@ -62,6 +66,15 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn the_last_line_is_ended() {
+        for (said, expected) in [("a\nb", "a\nb\n"), ("a\n", "a\n"), ("", "")] {
+            let mut output = Vec::new();
+            pump(said.as_bytes(), &mut output, &Mutex::new(Vec::new()));
+            assert_eq!(output, expected.as_bytes());
         }
     }
 
