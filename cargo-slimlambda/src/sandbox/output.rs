@@ -32,6 +32,10 @@ pub fn pump(
         starts = line.ends_with(b"\n");
         line.clear();
     }
+    if !starts {
+        // What is said after this run begins on a line of its own.
+        _ = pass(output, b"\n");
+    }
 }
 
 fn pass(output: &mut (dyn Write + Send), line: &[u8]) -> io::Result<()> {
@@ -46,6 +50,9 @@ fn trace(line: &[u8]) -> Option<LauncherTrace> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LINE: &[u8] =
+        b"slimlambda-trace: {\"v\":1,\"launcher_us\":7,\"threads\":2,\"warm\":true}\n";
 
     /// Notes how much came at a time.
     struct Pieces(Vec<u8>, Vec<usize>);
@@ -63,27 +70,39 @@ mod tests {
     }
 
     #[test]
+    fn the_last_line_is_ended() {
+        for (said, expected) in [("a\nb", "a\nb\n"), ("a\n", "a\n"), ("", "")] {
+            let mut output = Vec::new();
+            pump(said.as_bytes(), &mut output, &Mutex::new(Vec::new()));
+            assert_eq!(output, expected.as_bytes());
+        }
+    }
+
+    #[test]
     fn a_line_without_end_comes_in_pieces() {
         let mut said = vec![b'x'; 2 * PIECE_MAX as usize];
         // Not at the start of a line, though at the start of a piece.
-        said.extend(b"slimlambda-trace: {\"v\":1}\nnext\n");
+        said.extend(LINE);
+        said.extend(b"next\n");
         let (mut pieces, traces) = (Pieces(Vec::new(), Vec::new()), Mutex::new(Vec::new()));
         pump(said.as_slice(), &mut pieces, &traces);
         assert_eq!(pieces.0, said);
-        assert_eq!(pieces.1, [PIECE_MAX as usize, PIECE_MAX as usize, 27, 5]);
+        assert_eq!(
+            pieces.1,
+            [PIECE_MAX as usize, PIECE_MAX as usize, LINE.len(), 5]
+        );
         assert!(traces.into_inner().is_ok_and(|traces| traces.is_empty()));
     }
 
     #[test]
     fn only_the_launchers_own_line_is_taken() {
-        let line = b"slimlambda-trace: {\"v\":1,\"launcher_us\":7,\"threads\":2,\"warm\":true}\n";
         let expected = LauncherTrace {
             launcher_us: 7,
             threads: 2,
             warm: true,
             ..LauncherTrace::default()
         };
-        assert_eq!(trace(line), Some(expected));
+        assert_eq!(trace(LINE), Some(expected));
         assert_eq!(trace(b"slimlambda-trace: not JSON\n"), None);
         assert_eq!(trace(b"hello\n"), None);
     }
