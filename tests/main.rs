@@ -8,6 +8,7 @@ mod cargo;
 mod cli;
 mod config;
 mod elf_tools;
+mod launcher;
 mod needed;
 mod project;
 mod sandbox;
