@@ -13,4 +13,5 @@ mod needed;
 mod project;
 mod sandbox;
 mod strip;
+mod tidy;
 mod trees;
