@@ -22,7 +22,7 @@ use zip::write::SimpleFileOptions;
 const EXECUTABLE: &str = "SLIMLAMBDA_TEST_EXECUTABLE";
 
 /// The function, compiled once.
-static FUNCTION: LazyLock<(TempDir, Vec<u8>)> = LazyLock::new(|| {
+pub static FUNCTION: LazyLock<(TempDir, Vec<u8>)> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("sandbox.c");
     fs::write(&source, include_str!("sandbox.c")).unwrap();
@@ -43,7 +43,7 @@ fn compile(source: &Path, output: &Path, arguments: &[&str]) -> Vec<u8> {
     fs::read(output).unwrap()
 }
 
-fn options(handler: &str) -> Options {
+pub fn options(handler: &str) -> Options {
     let executable = std::env::var_os(EXECUTABLE)
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_cargo-slimlambda").into());
     Options {
@@ -54,9 +54,9 @@ fn options(handler: &str) -> Options {
     }
 }
 
-struct Outcome {
-    answers: Vec<Answer>,
-    report: RunReport,
+pub struct Outcome {
+    pub answers: Vec<Answer>,
+    pub report: RunReport,
     output: String,
     said: String,
 }
@@ -76,7 +76,7 @@ impl Outcome {
 }
 
 /// Path, content and mode of a file in a zip.
-type Entry<'a> = (&'a str, &'a [u8], u32);
+pub type Entry<'a> = (&'a str, &'a [u8], u32);
 
 fn zip_of(at: &Path, files: &[Entry<'_>]) -> PathBuf {
     let mut writer = zip::ZipWriter::new(File::create(at).unwrap());
@@ -121,7 +121,7 @@ fn try_run(options: &Options, events: &[&str]) -> anyhow::Result<Outcome> {
 }
 
 /// Runs a package with these files.
-fn run_files(mut options: Options, files: &[Entry<'_>], events: &[&str]) -> Outcome {
+pub fn run_files(mut options: Options, files: &[Entry<'_>], events: &[&str]) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     options.package = zip_of(&dir.path().join("bootstrap.zip"), files);
     try_run(&options, events).unwrap()

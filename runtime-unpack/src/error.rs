@@ -1,5 +1,6 @@
 //! What can go wrong while reading, unpacking and launching; each error says what to do about it.
 
+use crate::sys::describe;
 use alloc::string::String;
 use core::fmt;
 use rustix::io::Errno;
@@ -135,7 +136,7 @@ impl fmt::Display for Error {
                 "no archive found (searched: {searched}); deploy the whole package, not its bootstrap alone"
             ),
             Error::Io { doing, path, errno } => {
-                write!(f, "could not {doing} `{path}`: {errno}")?;
+                write!(f, "could not {doing} `{path}`: {}", describe(*errno))?;
                 match *errno {
                     Errno::ROFS => f.write_str("; the file system is read-only: on Lambda only /tmp can be written, set SLIMLAMBDA_TMP to a writable directory elsewhere"),
                     Errno::ACCESS | Errno::PERM => f.write_str("; check owner and permissions"),
@@ -173,7 +174,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::Exec { path, errno, .. } => {
-                write!(f, "could not start `{path}`: {errno}")?;
+                write!(f, "could not start `{path}`: {}", describe(*errno))?;
                 match *errno {
                     Errno::NOENT => {
                         f.write_str("; it, or the dynamic loader that it asks for, is not there")

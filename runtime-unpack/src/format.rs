@@ -327,3 +327,60 @@ const _: () = assert!(ENTRY_SIZE == 1 + 1 + 2 + 2 + 2 + 4);
 const _: () = assert!(BLOB_SIZE == 8 + 32);
 const _: () = assert!(FRAME_SIZE == 4 + 4 + 1 + 3 + 32);
 const _: () = assert!(HEADER_SIZE == 64 + 32 + 32);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_survive_hexadecimal() {
+        let digest = digest(b"slimlambda");
+        assert_eq!(parse_hex(hex(&digest).as_bytes()), Some(digest));
+        let upper = hex(&digest).to_uppercase();
+        assert_eq!(parse_hex(upper.as_bytes()), Some(digest));
+        for text in ["", "00", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64)] {
+            assert_eq!(parse_hex(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn targets_may_lead_up_to_the_root_and_no_further() {
+        let cases: &[(&[u8], &[u8], bool)] = &[
+            (b"l", b"x", true),
+            (b"l", b"../x", false),
+            (b"a/b/l", b"../../x/y", true),
+            (b"a/b/l", b"../..", true),
+            (b"a/b/l", b"../../..", false),
+            // Lexically inside, but `x` may itself be a symlink to somewhere less deep.
+            (b"a/b/l", b"x/../y", false),
+            (b"a/b/l", b"../x/../../y", false),
+        ];
+        for (path, target, legal) in cases {
+            let fault = target_fault(path, target);
+            assert_eq!(fault.is_none(), *legal, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_its_own_digest() {
+        let header = Header {
+            block_log2: 22,
+            index_packed: 1,
+            index_unpacked: 2,
+            frames_packed: 3,
+            content_size: 4,
+            entries: 5,
+            blobs: 6,
+            frames: 7,
+            launch_size: 8,
+            index_digest: [9; 32],
+        };
+        let other = Header {
+            entries: 6,
+            ..header
+        };
+        assert_eq!(header.digest(), digest(&header.encode()));
+        assert_ne!(header.digest(), other.digest());
+    }
+}

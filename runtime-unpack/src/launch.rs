@@ -307,3 +307,42 @@ pub fn say(message: &str) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launch_texts_are_read_as_written() {
+        let place = |base, path: &str| Place {
+            base,
+            path: path.into(),
+        };
+        let launch = Launch {
+            program: Some(place(Base::Task, "bin/with = and : in it")),
+            library_path: alloc::vec![place(Base::Tree, "lib"), place(Base::Task, "lib")],
+        };
+        assert_eq!(Launch::parse(launch.encode().as_bytes()).unwrap(), launch);
+        assert_eq!(Launch::parse(b"").unwrap(), Launch::default());
+    }
+
+    #[test]
+    fn bad_launch_texts_are_refused() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"program", "without `=`"),
+            (b"program=bin/x", "neither in `tree` nor in `task`"),
+            (b"program=root:bin/x", "neither in `tree` nor in `task`"),
+            (b"program=task:../x", "leaves the package"),
+            (b"program=task:/bin/sh", "leaves the package"),
+            (b"library-path=tree:", "leaves the package"),
+            (b"program=task:x\nprogram=task:y", "unknown or repeated"),
+            (b"environment=task:x", "unknown or repeated"),
+            (b"\xff", "UTF-8"),
+        ];
+        for (text, message) in cases {
+            let error = alloc::string::ToString::to_string(&Launch::parse(text).unwrap_err());
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}

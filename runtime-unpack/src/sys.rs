@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use alloc::ffi::CString;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::{c_char, c_void};
 use core::ptr;
@@ -27,6 +28,15 @@ pub(crate) fn now_us() -> u64 {
     // SAFETY: writes the timespec that it is given.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
+}
+
+/// What an error number means, in the C library's words (`Errno` has none without the standard library).
+pub(crate) fn describe(errno: Errno) -> String {
+    let mut text = [0u8; 128];
+    // SAFETY: writes at most as many bytes as it is told are there.
+    unsafe { libc::strerror_r(errno.raw_os_error(), text.as_mut_ptr().cast(), text.len()) };
+    let text = text.split(|b| *b == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// Sleeps; a signal may cut it short.
