@@ -85,9 +85,21 @@ fn live() -> Result<()> {
 
 /// Removes the run's directory when the outer half is gone and cannot do it.
 fn tidy(spec: &Spec) {
-    if getppid() != Pid::from_raw(spec.parent) {
+    if getppid() != Pid::from_raw(spec.parent) || is_exiting(spec.parent) {
         _ = fs::remove_dir_all(&spec.work);
     }
+}
+
+/// Whether a process has begun to exit. One that was killed closes its sockets, which is what ended us, before its
+/// children are given to another parent; its flags tell earlier.
+fn is_exiting(process: i32) -> bool {
+    /// `PF_EXITING` of Linux's `include/linux/sched.h`.
+    const EXITING: u64 = 0x4;
+    // proc_pid_stat(5): the name in parentheses may hold anything; the flags are the seventh field behind it.
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+    let flags = behind.split_whitespace().nth(6);
+    flags.is_none_or(|flags| flags.parse::<u64>().is_ok_and(|flags| flags & EXITING != 0))
 }
 
 fn cannot(error: &anyhow::Error) -> FromInit {
