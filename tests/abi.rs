@@ -79,6 +79,37 @@ fn a_static_program_starts() {
 }
 
 #[test]
+fn only_a_program_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = "int main(void) { return 0; }";
+    for (options, is) in [
+        ("-c", Some("a relocatable object or a core dump")),
+        ("-shared", Some("a shared library")),
+        ("-shared -nostdlib", Some("a shared library")),
+        ("-pie", None),
+        ("-no-pie", None),
+        ("-static-pie", None),
+        ("-static", None),
+        // A library that is a program, too, as libc.so.6 is.
+        ("-pie -Wl,-soname,libboth.so", None),
+    ] {
+        cc(dir.path(), "program", source, options);
+        let verdict = judge_here(dir.path().join("program"));
+        let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);
+        let Some(is) = is else {
+            assert_eq!(verdict.problems, [], "{options}: {text}");
+            continue;
+        };
+        let first = format!("`bootstrap` is not a program but {is}\n  found: `");
+        assert!(text.starts_with(&first), "{options}: {text}");
+        assert!(
+            text.contains("help: give `--binary` a linked executable"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_version_newer_than_the_runtimes_is_named_with_its_symbols() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
@@ -309,7 +340,7 @@ fn symbols_that_nobody_defines_are_named() {
     // Where there is no libc to look into, it cannot be told.
     let blind = SearchPath {
         library_path: vec![path.to_owned()],
-        system: Vec::new(),
+        ..SearchPath::default()
     };
     let verdict = judge(&object(path.join("program")), &blind, HOST);
     assert_eq!(verdict.problems, []);
@@ -405,7 +436,7 @@ fn several_problems_make_one_message() {
     let program = object(path.join("program"));
     let nowhere = SearchPath {
         library_path: vec![PathBuf::from("/nowhere")],
-        system: Vec::new(),
+        ..SearchPath::default()
     };
     let verdict = judge(&program, &nowhere, HOST);
     let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);
@@ -452,24 +483,44 @@ fn the_crate_that_pulled_a_symbol_in_is_named() {
         assert!(status.success());
         rlibs.push((format!("{name} 1.2.3"), output));
     }
-    let users = crates_using(&["arc4random".to_owned()], &rlibs).unwrap();
+    // Neither of these can be looked into, which is no reason to keep silent about the rest.
+    rlibs.insert(0, ("gone 1.2.3".to_owned(), path.join("libgone.rlib")));
+    rlibs.insert(1, ("text 1.2.3".to_owned(), path.join("user.rs")));
+    let users = crates_using(&["arc4random".to_owned()], &rlibs);
     assert_eq!(users.crates, ["user 1.2.3"]);
-    assert_eq!(users.not_visible, ["hidden 1.2.3"]);
-    assert!(
-        crates_using(
-            &["arc4random".to_owned()],
-            &[("x".to_owned(), path.join("user.rs"))]
-        )
-        .is_err()
+    assert_eq!(
+        users.not_visible,
+        ["gone 1.2.3", "text 1.2.3", "hidden 1.2.3"]
     );
 
     fake_libc(path, &[("GLIBC_2.36", "arc4random")]);
     let program = program_with_fake_libc(path, &["arc4random"]);
-    let mut verdict = judge_here(program.clone());
-    attribute(&mut verdict.problems, &object(program), &rlibs).unwrap();
-    let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);
-    assert!(
-        text.contains("\n  symbols: `arc4random`\n  pulled in by: `user 1.2.3`\n"),
-        "{text}"
-    );
+    let named = |rlibs: &[(String, PathBuf)]| {
+        let mut verdict = judge_here(program.clone());
+        attribute(&mut verdict.problems, &object(program.clone()), rlibs);
+        let text = explain(&verdict.problems, &PROVIDED_AL2023, HOST);
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("  pulled in by: "));
+        line.map(str::to_owned)
+    };
+    let of = |names: &[&str]| {
+        let wanted = |(name, _): &&(String, PathBuf)| names.contains(&&name[..name.len() - 6]);
+        named(&rlibs.iter().filter(wanted).cloned().collect::<Vec<_>>())
+    };
+    let cases: [(&[&str], Option<&str>); 4] = [
+        (&["innocent", "hidden", "user"], Some("`user 1.2.3`")),
+        (
+            &["innocent", "hidden"],
+            Some("not visible with LTO, as in `hidden 1.2.3`"),
+        ),
+        (
+            &["innocent"],
+            Some("the binary itself or the standard library"),
+        ),
+        (&[], None),
+    ];
+    for (rlibs, by) in cases {
+        assert_eq!(of(rlibs).as_deref(), by, "{rlibs:?}");
+    }
 }

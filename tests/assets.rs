@@ -214,6 +214,8 @@ fn what_cannot_be_packed_is_an_error_that_names_it() {
         ("models", "../m", "is not a path inside the package"),
         ("models", "/m", "is not a path inside the package"),
         ("models/digits.onnx", "", "path `` in the package is empty"),
+        ("models/digits.onnx", "bootstrap.zip", "is an output"),
+        ("models/digits.onnx", "slimlambda.archive", "is an output"),
         ("models/digits.onnx", "bootstrap", "is what Lambda starts"),
         ("models/digits.onnx", "a\\b", "holds a backslash"),
         ("models/digits.onnx", "a\0b", "holds a backslash, a NUL"),

@@ -270,7 +270,7 @@ fn a_build_tells_executables_libraries_and_search_paths() {
         (f.name.as_str(), f.package.as_deref()),
         ("f", Some("f 0.1.0"))
     );
-    assert_eq!(f.target.as_deref(), Some(host().as_str()));
+    assert_eq!(f.target, None);
     let vendor = directory.path().canonicalize().unwrap().join("vendor");
     assert_eq!(f.search_paths, ["/opt/b".into(), "/opt/a".into(), vendor]);
     assert!(
@@ -322,16 +322,4 @@ fn a_binary_built_elsewhere_is_taken_as_it_is() {
     );
     assert_eq!(artifact.target.as_deref(), Some("x86_64-unknown-linux-gnu"));
     assert!(cargo::given(directory.path(), None).is_err());
-}
-
-fn host() -> String {
-    let output = std::process::Command::new("rustc")
-        .arg("-vV")
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .unwrap()
-        .to_string()
 }

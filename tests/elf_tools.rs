@@ -65,6 +65,7 @@ pub fn object(path: PathBuf) -> Object<'static> {
 pub fn search_path(library_path: &[PathBuf]) -> SearchPath {
     SearchPath {
         library_path: library_path.to_vec(),
+        link_paths: Vec::new(),
         system: system_directories(HOST),
     }
 }

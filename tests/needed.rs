@@ -6,8 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cargo_slimlambda::elf::abi::{Verdict, would_start};
 use cargo_slimlambda::elf::dlopen;
-use cargo_slimlambda::elf::needed::{Closure, Found, Missing, closure};
+use cargo_slimlambda::elf::explain::explain;
+use cargo_slimlambda::elf::needed::{Closure, Found, Missing, SearchPath, closure};
 use cargo_slimlambda::elf::runtime::{PROVIDED_AL2023, Row, Runtime, Versions};
 
 use crate::elf_tools::{FOREIGN, HOST, cc, copy_for_foreign_machine, object, read, search_path};
@@ -160,6 +162,36 @@ fn needed_closure_follows_the_loader() {
             expected.as_deref(),
             "{what}"
         );
+    }
+}
+
+#[test]
+fn what_a_build_script_linked_from_comes_after_what_the_files_say() {
+    for (options, leaf, found) in [
+        (
+            format!("{RUNPATH}$ORIGIN/../lib"),
+            "one",
+            Found::Runpath("lib/libmiddle.so".to_owned()),
+        ),
+        (String::new(), "two", Found::LinkPath),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let middle = match found {
+            Found::Runpath(_) => format!("{RUNPATH}$ORIGIN/../one"),
+            _ => String::new(),
+        };
+        let program = tree(dir.path(), &options, &middle);
+        let search = SearchPath {
+            link_paths: vec![dir.path().join("lib"), dir.path().join("two")],
+            // Not what was linked against.
+            system: vec![dir.path().join("one")],
+            ..SearchPath::default()
+        };
+        let closure = closure(&object(program), &[], &PROVIDED_AL2023, &search, &read);
+        let library = &closure.libraries[1];
+        let directory = fs::canonicalize(dir.path().join(leaf)).unwrap();
+        assert_eq!(library.object.real.parent(), Some(&*directory));
+        assert_eq!(library.found, found);
     }
 }
 
@@ -386,20 +418,33 @@ fn two_names_for_one_file_are_one_library() {
 fn a_library_needed_by_its_path_cannot_be_had() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
-    let library = path.join("libpath.so");
-    cc(path, "libpath.so", "int x(void) { return 0; }", "-shared");
-    cc(
-        path,
-        "program",
-        "int x(void); int main(void) { return x(); }",
-        library.to_str().unwrap(),
-    );
-    let closure = close(path.join("program"), &[], &[]);
-    let [unresolved] = closure.unresolved.as_slice() else {
-        panic!("{:?}", closure.unresolved)
-    };
-    assert_eq!(unresolved.name, library.to_str().unwrap());
-    assert_eq!(unresolved.why, Missing::ByPath);
+    let absolute = path.join("libpath.so").display().to_string();
+    for (name, why) in [
+        (
+            &*absolute,
+            "needed by its path, which Lambda does not have\n",
+        ),
+        // The loader replaces tokens here, too.
+        (
+            "$ORIGIN/libpath.so",
+            "needed by a path that starts from the file, and on",
+        ),
+    ] {
+        let soname = format!("-shared -Wl,-soname,{name}");
+        cc(path, "libpath.so", "int x(void) { return 0; }", &soname);
+        let source = "int x(void); int main(void) { return x(); }";
+        cc(path, "program", source, "libpath.so");
+        let closure = close(path.join("program"), &[], &[]);
+        let [unresolved] = closure.unresolved.as_slice() else {
+            panic!("{:?}", closure.unresolved)
+        };
+        assert_eq!(
+            (&*unresolved.name, &unresolved.why),
+            (name, &Missing::ByPath)
+        );
+        let said = unresolved.to_string();
+        assert!(said.contains(&format!("`{name}` is {why}")), "{said}");
+    }
 }
 
 #[test]
@@ -518,6 +563,117 @@ fn a_library_of_the_runtime_is_bundled_only_when_a_newer_one_is_needed() {
             .any(|p| p.row.soname == "libversions.so.1");
         assert_eq!(provided, !bundled, "{name}");
     }
+}
+
+#[test]
+fn an_rpath_into_the_runtime_comes_before_what_is_bundled() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    fs::write(path.join("map"), "VERS_2.0 { global: new; };\n").unwrap();
+    let options = "-shared -Wl,-soname,libversions.so.1,--version-script,map";
+    cc(
+        path,
+        "libversions.so.1",
+        "int new(void) { return 0; }",
+        options,
+    );
+    let cases = [
+        (format!("{RPATH}/usr/lib64"), true),
+        (format!("{RPATH}/nowhere:/usr//lib/../lib64/"), true),
+        (format!("{RPATH}$ORIGIN/elsewhere:/$LIB"), true),
+        (format!("{RUNPATH}/usr/lib64"), false),
+        (format!("{RPATH}/usr/local/lib"), false),
+        // The package's own directory is found first.
+        (format!("{RPATH}$ORIGIN/../lib:/usr/lib64"), false),
+        (String::new(), false),
+    ];
+    for (options, shadowed) in cases {
+        let source = "int new(void); int main(void) { return new(); }";
+        cc(
+            path,
+            "program",
+            source,
+            &format!("{options} libversions.so.1"),
+        );
+        let search = search_path(&[path.to_owned()]);
+        let program = object(path.join("program"));
+        let closure = closure(&program, &[], &OLD, &search, &read);
+        assert_eq!(closure.libraries.len(), 1, "{options}");
+        let verdict = would_start(&program, &closure, &OLD, HOST);
+        let [problem] = verdict.problems.as_slice() else {
+            assert!(!shadowed && verdict.problems.is_empty(), "{options}");
+            continue;
+        };
+        assert!(shadowed, "{options}");
+        assert_eq!(problem.file, "lib/libversions.so.1");
+        let text = explain(&verdict.problems, &OLD, HOST);
+        let rpath = program.image.rpath.unwrap().rsplit(':').next().unwrap();
+        assert!(
+            text.starts_with(&format!(
+                "`lib/libversions.so.1` would not be loaded: `bootstrap` has `{rpath}` in its \
+                 rpath, where `provided.test` has its own\n  found: `"
+            )),
+            "{text}"
+        );
+        assert!(text.contains("bundled because: `bootstrap` needs `VERS_2.0` of it\nhelp: "));
+    }
+}
+
+/// A runtime with a `libuser.so` that needs its `libversions.so.1`, up to `VERS_1.0`.
+const OLD_WITH_USER: Runtime = Runtime {
+    name: "provided.test",
+    rows: &[
+        Row {
+            soname: "libuser.so",
+            versions: &[],
+            ..OLD.rows[0]
+        },
+        OLD.rows[0],
+        PROVIDED_AL2023.rows[0],
+    ],
+};
+
+#[test]
+fn a_newer_library_is_bundled_though_one_of_the_runtime_needs_it_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let map = "VERS_1.0 { global: old; local: *; };\nVERS_2.0 { global: new; } VERS_1.0;\n";
+    fs::write(path.join("map"), map).unwrap();
+    cc(
+        path,
+        "libversions.so.1",
+        "int old(void) { return 0; } int new(void) { return 0; }",
+        "-shared -Wl,-soname,libversions.so.1,--version-script,map",
+    );
+    cc(
+        path,
+        "libuser.so",
+        "int old(void); int user(void) { return old(); }",
+        "-shared -Wl,-soname,libuser.so libversions.so.1",
+    );
+    // As a C++ program that uses `_Float16`: libstdc++ needs libgcc_s, and comes first.
+    cc(
+        path,
+        "program",
+        "int user(void); int new(void); int main(void) { return user() + new(); }",
+        "libuser.so libversions.so.1",
+    );
+    let search = search_path(&[path.to_owned()]);
+    let program = object(path.join("program"));
+    let closure = closure(&program, &[], &OLD_WITH_USER, &search, &read);
+    let [library] = closure.libraries.as_slice() else {
+        panic!("{:?}", closure.libraries)
+    };
+    assert_eq!(library.names, ["libversions.so.1"]);
+    assert_eq!(library.needed_by, ["libuser.so", "bootstrap"]);
+    assert_eq!(
+        library.despite_runtime.as_deref(),
+        Some("`bootstrap` needs `VERS_2.0` of it")
+    );
+    let provided: Vec<_> = closure.provided.iter().map(|p| p.row.soname).collect();
+    assert_eq!(provided, ["libuser.so", "libc.so.6"]);
+    let verdict = would_start(&program, &closure, &OLD_WITH_USER, HOST);
+    assert_eq!(verdict, Verdict::default());
 }
 
 #[test]

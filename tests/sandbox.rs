@@ -1,5 +1,6 @@
 //! The sandbox runs a package as Lambda does: real processes, real limits, Lambda's words.
 
+use cargo_slimlambda::error::Stop;
 use cargo_slimlambda::event::Event;
 use cargo_slimlambda::sandbox::report::{InitOutcome, RunReport};
 use cargo_slimlambda::sandbox::{Answer, Exit, Isolation, Options, run};
@@ -7,6 +8,7 @@ use nix::unistd::getuid;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -44,16 +46,8 @@ fn compile(source: &Path, output: &Path, arguments: &[&str]) -> Vec<u8> {
 pub fn options(handler: &str) -> Options {
     let executable = std::env::var_os(EXECUTABLE)
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_cargo-slimlambda").into());
-    let provided = [
-        "libc.so.6",
-        "libm.so.6",
-        "libpthread.so.0",
-        "libdl.so.2",
-        "libgcc_s.so.1",
-    ];
     Options {
         handler: handler.to_owned(),
-        provided: provided.map(str::to_owned).into(),
         executable: executable.into(),
         timeout: Duration::from_secs(60),
         ..Options::default()
@@ -195,6 +189,8 @@ fn the_environment_is_the_documented_one() {
         "AWS_LAMBDA_LOG_STREAM_NAME",
         "AWS_LAMBDA_RUNTIME_API",
         "AWS_REGION",
+        "AWS_XRAY_CONTEXT_MISSING",
+        "AWS_XRAY_DAEMON_ADDRESS",
         "LAMBDA_RUNTIME_DIR",
         "LAMBDA_TASK_ROOT",
         "LANG",
@@ -212,6 +208,31 @@ fn the_environment_is_the_documented_one() {
 }
 
 #[test]
+fn a_variable_of_the_caller_that_is_not_utf8_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let package = zip_of(
+        &dir.path().join("env.zip"),
+        &[("bootstrap", &FUNCTION.1, 0o755)],
+    );
+    let odd = |text: &'static [u8]| std::ffi::OsStr::from_bytes(text);
+    let output = Command::new(options("env").executable)
+        .args(["slimlambda", "invoke", "--zip"])
+        .arg(package)
+        .env(odd(b"ODD_\xff"), odd(b"\xff"))
+        .env("AWS_ENDPOINT_URL", odd(b"\xff"))
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+        .output()
+        .unwrap();
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        answer.contains("AWS_ENDPOINT_URL_S3=http://127.0.0.1:1\n"),
+        "{answer}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!answer.contains("ODD_") && !answer.contains("AWS_ENDPOINT_URL="));
+}
+
+#[test]
 fn the_process_has_lambdas_user_files_and_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = options("look");
@@ -219,7 +240,8 @@ fn the_process_has_lambdas_user_files_and_descriptors() {
         &dir.path().join("layer.zip"),
         &[("layer", b"x", 0o644)],
     )];
-    let outcome = run_function(options, &["1"]);
+    let files: &[Entry<'_>] = &[("bootstrap", &FUNCTION.1, 0o755), ("private", b"x", 0o600)];
+    let outcome = run_files(options, files, &["1"]);
     let text = outcome.text(0);
     assert!(text.starts_with("uid=993 gid=990"), "{text}");
     assert!(
@@ -243,9 +265,13 @@ fn the_process_has_lambdas_user_files_and_descriptors() {
         text.contains("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"),
         "{text}"
     );
+    assert_eq!(facts["read private"], EACCES, "the file is root's");
     assert_eq!(facts["first descriptor"], "3");
     assert!(text.contains("descriptors=1024 errno=24\n"), "{text}");
     assert_eq!(facts["thread"], "0");
+    let host = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+    let host = (0..nix::sched::CpuSet::count()).filter(|core| host.is_set(*core).unwrap());
+    assert_eq!(facts["cores"], host.count().min(2).to_string(), "128 MiB");
 }
 
 #[test]
@@ -457,7 +483,9 @@ fn a_script_in_a_layer_can_be_the_bootstrap() {
 #[test]
 fn a_library_of_the_host_that_the_runtime_lacks_is_invisible() {
     let mut poor = options("echo");
-    poor.provided.retain(|soname| soname != "libm.so.6");
+    let mut rows = poor.runtime.rows.to_vec();
+    rows.retain(|row| row.soname != "libm.so.6");
+    poor.runtime.rows = rows.leak();
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("needy.c");
     fs::write(&source, include_str!("sandbox.c")).unwrap();
@@ -539,6 +567,11 @@ fn a_plain_process_says_what_is_not_enforced() {
     let list = outcome.report.not_enforced.join("\n");
     for what in ["file system", "/var/task and /opt", "/tmp", "/dev/shm"] {
         assert!(list.contains(what), "{what} in {list}");
+        assert!(
+            outcome.said.contains(what),
+            "without being asked: {}",
+            outcome.said
+        );
     }
     assert_eq!(outcome.report.tmp_used, None);
     plain.handler = "daemon".to_owned();
@@ -575,16 +608,39 @@ fn bad_settings_are_refused() {
     for (change, message) in cases {
         let mut options = options("echo");
         change(&mut options);
-        let error = try_run(&options, &[]).err().unwrap().to_string();
-        assert!(error.contains(message), "{error}");
+        let error = try_run(&options, &[]).err().unwrap();
+        assert!(is_usage(&error));
+        assert!(error.to_string().contains(message), "{error}");
     }
     let event = " ".repeat(6 * 1024 * 1024 + 1);
-    let error = try_run(&options("echo"), &[&event])
-        .err()
-        .unwrap()
-        .to_string();
+    let error = try_run(&options("echo"), &[&event]).err().unwrap();
+    assert!(is_usage(&error));
+    let error = error.to_string();
     assert!(
         error.contains("Request must be smaller than 6291456 bytes"),
+        "{error}"
+    );
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Stop::Usage(_)))
+}
+
+#[test]
+fn a_host_that_allows_no_sandbox_is_no_failed_gate() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options("echo");
+    options.isolation = Some(Isolation::Plain);
+    options.rootfs = Some(dir.path().to_owned());
+    options.package = zip_of(
+        &dir.path().join("p.zip"),
+        &[("bootstrap", &FUNCTION.1, 0o755)],
+    );
+    let error = try_run(&options, &[]).err().unwrap();
+    assert!(error.downcast_ref::<Stop>().is_none());
+    let error = error.to_string();
+    assert!(
+        error.starts_with("failed to build the sandbox\n  plain processes: "),
         "{error}"
     );
 }

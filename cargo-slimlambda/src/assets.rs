@@ -35,6 +35,8 @@ pub struct Asset {
     pub lazy: bool,
     /// Where this was asked for, for errors.
     pub origin: String,
+    /// Number of the spec that it belongs to.
+    pub spec: usize,
 }
 
 /// What an [`Asset`] is.
@@ -68,10 +70,11 @@ struct Found {
 /// `bootstrap`, or is claimed by two different assets.
 pub fn collect(specs: &[AssetSpec]) -> anyhow::Result<Vec<Asset>> {
     let mut assets: BTreeMap<String, Asset> = BTreeMap::new();
-    for spec in specs {
+    for (number, spec) in specs.iter().enumerate() {
         let expanded =
             expand(spec).with_context(|| format!("asset `{}` ({})", spec.source, spec.origin))?;
-        for asset in expanded {
+        for mut asset in expanded {
+            asset.spec = number;
             match assets.entry(asset.dest.clone()) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(asset);
@@ -171,6 +174,7 @@ fn asset(
         placement,
         lazy,
         origin,
+        spec: 0,
     })
 }
 
@@ -375,6 +379,8 @@ fn check_dest(dest: &str) -> anyhow::Result<()> {
         "has a name of more than 255 bytes"
     } else if dest == "bootstrap" || dest.starts_with("bootstrap/") {
         "is what Lambda starts, and comes from the binary"
+    } else if [crate::output::ZIP, runtime_unpack::format::FILE_NAME].contains(&dest) {
+        "is an output of the build"
     } else {
         return Ok(());
     };

@@ -36,8 +36,8 @@ pub struct Artifact {
     pub package: Option<String>,
     /// Where the executable is.
     pub executable: PathBuf,
-    /// Target triple, without zigbuild's glibc suffix; `None` where nobody said: the file itself
-    /// tells its architecture.
+    /// Target triple that was asked for, without zigbuild's glibc suffix; `None` where nobody said
+    /// (or in a file of their own): the executable itself tells its architecture.
     pub target: Option<String>,
     /// Where build scripts found native libraries, in the order of the build.
     pub search_paths: Vec<PathBuf>,
@@ -160,10 +160,7 @@ pub fn build(
             package_id: Some(id.clone()),
             package: Some(format!("{} {}", one.package.name, one.package.version)),
             executable: executable.clone(),
-            target: match target {
-                Some(target) => Some(plain_triple(target).to_string()),
-                None => Some(built_for(executable, &target_directory(metadata, args))?),
-            },
+            target: target.and_then(named_triple),
             search_paths: output.search_paths.clone(),
             rlibs: output.rlibs.clone(),
         });
@@ -191,7 +188,7 @@ pub fn given(path: &Path, target: Option<&str>) -> anyhow::Result<Artifact> {
         package_id: None,
         package: None,
         executable: path.to_path_buf(),
-        target: target.map(|target| plain_triple(target).to_string()),
+        target: target.and_then(named_triple),
         search_paths: Vec::new(),
         rlibs: Vec::new(),
     })
@@ -281,16 +278,9 @@ fn arguments(args: &BuildArgs, target: Option<&str>) -> anyhow::Result<Vec<OsStr
     Ok(line)
 }
 
-/// The triple that an executable was built for where Cargo's own configuration decides: it is the
-/// directory between the target directory and the profile's, and absent for the host.
-fn built_for(executable: &Path, target_directory: &Path) -> anyhow::Result<String> {
-    let below = executable
-        .strip_prefix(target_directory)
-        .unwrap_or(executable);
-    match below.components().collect::<Vec<_>>().as_slice() {
-        [triple, _profile, _file] => Ok(triple.as_os_str().to_string_lossy().into_owned()),
-        _ => cross::host(),
-    }
+/// The triple that a target goes by; a target of the user's own making (`./my-target.json`) has none.
+fn named_triple(target: &str) -> Option<String> {
+    (!target.ends_with(".json")).then(|| plain_triple(target).to_string())
 }
 
 /// zigbuild's `x86_64-unknown-linux-gnu.2.34` without the glibc version, which no directory has.
@@ -306,24 +296,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_directory_of_an_executable_tells_its_target() -> anyhow::Result<()> {
-        let host = cross::host()?;
-        let cases = [
-            ("/t/release/f", host.as_str()),
-            (
-                "/t/aarch64-unknown-linux-gnu/release/f",
-                "aarch64-unknown-linux-gnu",
-            ),
-            ("/elsewhere/release/f", host.as_str()),
-        ];
-        for (executable, triple) in cases {
-            let got = built_for(Path::new(executable), Path::new("/t"))?;
-            assert_eq!(got, triple, "{executable}");
-        }
-        Ok(())
-    }
-
-    #[test]
     fn a_glibc_version_is_no_part_of_a_triple() {
         let cases = [
             ("x86_64-unknown-linux-gnu.2.34", "x86_64-unknown-linux-gnu"),
@@ -333,5 +305,6 @@ mod tests {
         for (target, triple) in cases {
             assert_eq!(plain_triple(target), triple);
         }
+        assert_eq!(named_triple("./my-target.json"), None);
     }
 }

@@ -16,14 +16,15 @@ use anyhow::Context;
 use cargo_metadata::{Metadata, Package};
 
 use crate::cli::ConfigArgs;
+use crate::limits;
 use table::{Layer, Source, Strip, include_spec};
 
 /// Least and most memory of a function, MiB.
-pub const MEMORY: (u32, u32) = (128, 10_240);
+pub const MEMORY: (u32, u32) = (limits::MEMORY_MIN.mib(), limits::MEMORY_MAX.mib());
 /// Least and most `EphemeralStorage.Size`, MiB.
-pub const EPHEMERAL_STORAGE: (u32, u32) = (512, 10_240);
+pub const EPHEMERAL_STORAGE: (u32, u32) = (limits::TMP_DEFAULT.mib(), limits::TMP_MAX.mib());
 /// Shortest and longest function timeout, seconds.
-pub const TIMEOUT: (u32, u32) = (1, 900);
+pub const TIMEOUT: (u32, u32) = (1, limits::TIMEOUT_MAX.value as u32);
 
 /// Where a file may be placed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Deserialize)]

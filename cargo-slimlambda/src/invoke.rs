@@ -8,12 +8,11 @@ use anyhow::{Context, bail};
 
 use crate::cli::{ConfigArgs, InvokeArgs, InvokeFormat};
 use crate::config::{self, Config};
-use crate::elf::image::Machine;
-use crate::elf::runtime::PROVIDED_AL2023;
 use crate::error::Stop;
+use crate::event::Event;
 use crate::report::terminal::{Screen, size};
-use crate::sandbox::report::InitOutcome;
-use crate::sandbox::{self, Answer, Options, RunReport};
+use crate::sandbox::report::{InitOutcome, InitPhase};
+use crate::sandbox::{self, Answer, Exit, Options, RunReport};
 use crate::{cargo, output};
 
 /// Memory and timeout where nobody says: enough to not be what fails first, and printed with the result.
@@ -32,7 +31,6 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
         package,
         name,
         config,
-        machine,
     } = choose(args)?;
     let options = Options {
         package,
@@ -43,7 +41,6 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
         tmp_mib: config.ephemeral_storage.unwrap_or(TMP),
         timeout: Duration::from_secs(config.timeout.unwrap_or(TIMEOUT).into()),
         environment: args.env.clone(),
-        provided: provided(machine),
         rootfs: args.rootfs.clone(),
         keep: args.keep,
         ..Options::default()
@@ -70,10 +67,15 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
         &|event| screen.event(event),
     )?;
     if json {
-        println!("{}", document(&report, &answers)?);
+        crate::report::print(&document(&report, &answers)?);
     } else if !args.output.quiet {
         for line in phases(&report, args.output.verbose > 0) {
             eprintln!("{line}");
+        }
+        if ended_well(&report) {
+            screen.event(Event::Note(
+                "the process ended by itself, without an error and without asking for an event\nhelp: a function's `main` asks for events until it is ended, as `lambda_runtime::run` does",
+            ));
         }
     }
     match answers.iter().any(|answer| answer.error.is_some()) {
@@ -82,23 +84,23 @@ pub fn invoke(args: &InvokeArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Whether every start of the process did what any other program does: it came to its end.
+fn ended_well(report: &RunReport) -> bool {
+    let ended = |init: &InitPhase| init.outcome == InitOutcome::Exited;
+    report.inits.iter().all(ended) && report.exits.iter().all(|exit| *exit == Exit::Status(0))
+}
+
 /// What is run, and with which settings: flags over what the build was told.
 struct Chosen {
     package: PathBuf,
     name: String,
     config: Config,
-    machine: Machine,
 }
 
 fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
     let flags = ConfigArgs {
         limits: args.limits.clone(),
         ..ConfigArgs::default()
-    };
-    let host = if cfg!(target_arch = "aarch64") {
-        Machine::Aarch64
-    } else {
-        Machine::X86_64
     };
     if let Some(zip) = &args.zip {
         let name = zip
@@ -113,10 +115,13 @@ fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
             package: zip.clone(),
             name,
             config: config::load(None, None, "", &flags)?,
-            machine: host,
         });
     }
-    let metadata = cargo::metadata(&args.choice)?;
+    let Some(metadata) = cargo::metadata_if_any(&args.choice)? else {
+        bail!(
+            "no `Cargo.toml` here or in a directory above\nhelp: `--zip FILE` runs a package without its project"
+        );
+    };
     let selected = cargo::select_one(&metadata, &args.choice())?;
     let name = selected.bin.to_string();
     let mut config = config::load(Some(&metadata), Some(selected.package), &name, &flags)?;
@@ -141,33 +146,21 @@ fn choose(args: &InvokeArgs) -> anyhow::Result<Chosen> {
             directories[0].display()
         );
     };
-    // What the build found to be needed, where nothing is configured.
+    // What the build was told or found to be needed, where nothing is configured.
     let report = std::fs::read(output::report_path(&lambda_dir, true, &name)).unwrap_or_default();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap_or_default();
-    let planned = report["settings"]["ephemeral_storage"]
-        .as_u64()
-        .and_then(|size| u32::try_from(size).ok());
-    config.ephemeral_storage = config.ephemeral_storage.or(planned);
-    let machine = match report["architecture"].as_str() {
-        Some("arm64") => Machine::Aarch64,
-        Some("x86_64") => Machine::X86_64,
-        _ => host,
+    let planned = |name: &str| {
+        let value = report["settings"][name].as_u64();
+        value.and_then(|value| u32::try_from(value).ok())
     };
+    config.ephemeral_storage = config.ephemeral_storage.or(planned("ephemeral_storage"));
+    config.memory = config.memory.or(planned("memory"));
+    config.timeout = config.timeout.or(planned("timeout"));
     Ok(Chosen {
         package,
         name,
         config,
-        machine,
     })
-}
-
-/// The libraries that the sandbox shows the function: those that the runtime has, and no others of this system.
-fn provided(machine: Machine) -> Vec<String> {
-    let rows = PROVIDED_AL2023
-        .rows
-        .iter()
-        .filter(|row| row.machines.contains(&machine));
-    rows.map(|row| row.soname.to_string()).collect()
 }
 
 fn events(args: &InvokeArgs) -> anyhow::Result<Vec<Vec<u8>>> {

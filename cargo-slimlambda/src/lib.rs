@@ -37,6 +37,7 @@ use elf::needed::{self, SearchPath};
 use elf::{dlopen, explain, runtime, strip};
 use error::gate;
 use event::{Event, Sink};
+use plan::Place;
 use report::Report;
 use tree::{Bytes, Content, Item, LIBRARY_DIRECTORY, PROGRAM_DIRECTORY, Role, Strip};
 
@@ -51,7 +52,7 @@ pub fn run(cli: cli::Cli) -> anyhow::Result<()> {
             let screen = report::terminal::Screen::new(&args.output);
             let reports = build(args, &|event| screen.event(event))?;
             match args.message_format {
-                cli::MessageFormat::Json => println!("{}", report::json(&reports)?),
+                cli::MessageFormat::Json => report::print(&report::json(&reports)?),
                 _ => screen.reports(&reports),
             }
             Ok(())
@@ -82,12 +83,8 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
     let package = |metadata: Option<&_>, artifact: &Artifact, config: &Config, assets: &[Asset]| {
         let directory = cargo::output_directory(metadata, args, &artifact.name);
         let package = make(artifact, config, assets, offline, sink)?;
-        output::write(
-            package,
-            &directory,
-            args.output_format,
-            args.flatten.is_some(),
-        )
+        let flat = args.flatten.as_ref() == Some(&artifact.name);
+        output::write(package, &directory, args.output_format, flat)
     };
 
     if let Some(path) = &args.binary {
@@ -105,7 +102,7 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
             path,
             cargo::target(&args.cargo, std::slice::from_ref(&config))?.as_deref(),
         )?;
-        let assets = assets::collect(&config.assets)?;
+        let assets = collect(&config)?;
         return Ok(vec![package(
             metadata.as_ref(),
             &artifact,
@@ -116,6 +113,13 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
 
     let metadata = cargo::metadata(&args.choice)?;
     let selected = cargo::select(&metadata, &args.choice)?;
+    if let Some(flatten) = &args.flatten
+        && !selected.iter().any(|one| one.bin == flatten)
+    {
+        return Err(error::usage(format!(
+            "`--flatten {flatten}` is none of the binaries to build\nhelp: give it the name of one"
+        )));
+    }
     // What is wrong with the configuration or the assets is said before Cargo spends minutes.
     let configs = selected
         .iter()
@@ -123,7 +127,7 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     let assets = configs
         .iter()
-        .map(|config| assets::collect(&config.assets))
+        .map(collect)
         .collect::<anyhow::Result<Vec<_>>>()?;
     let target = cargo::target(&args.cargo, &configs)?;
     let artifacts = cargo::build(args, &metadata, &selected, target.as_deref(), sink)?;
@@ -132,21 +136,17 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
         let chosen = selected.iter().position(|one| one.bin == artifact.name);
         let chosen = chosen.context("cargo built a binary that was not chosen")?;
         let report = package(Some(&metadata), artifact, &configs[chosen], &assets[chosen]);
-        reports.push(
-            report
-                .with_context(|| format!("failed to package `{}`", artifact.name))
-                .map_err(unwrap_single)?,
-        );
+        reports.push(match artifacts.len() {
+            1 => report?,
+            _ => report.with_context(|| format!("failed to package `{}`", artifact.name))?,
+        });
     }
     Ok(reports)
 }
 
-/// A gate's own message says what it is about; wrapping it would hide its exit code's reason behind a heading.
-fn unwrap_single(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast::<error::Stop>() {
-        Ok(stop) => stop.into(),
-        Err(error) => error,
-    }
+/// The assets; what is wrong with them is wrong with the configuration.
+fn collect(config: &Config) -> anyhow::Result<Vec<Asset>> {
+    assets::collect(&config.assets).map_err(|error| error::usage(format!("{error:#}")))
 }
 
 /// One function: binary → everything that goes to Lambda, and what there is to say about it.
@@ -171,12 +171,8 @@ fn make(
         ),
     });
     let search = SearchPath {
-        library_path: config
-            .library_path
-            .iter()
-            .chain(&artifact.search_paths)
-            .cloned()
-            .collect(),
+        library_path: config.library_path.clone(),
+        link_paths: artifact.search_paths.clone(),
         system: needed::system_directories(machine),
     };
     let closure = needed::closure(&program, &config.libraries, runtime, &search, &|path| {
@@ -202,6 +198,14 @@ fn make(
             Err(error) => error,
         }
     })?;
+    for (item, _) in items.iter().zip(&plan.places).filter(|(item, (place, _))| {
+        *place == Place::Package && item.role == Role::Asset && item.mode & 0o004 == 0
+    }) {
+        sink(Event::Warning(&format!(
+            "`{}` has mode {:04o}: in the package it belongs to root, and the function's user cannot read it",
+            item.dest, item.mode
+        )));
+    }
     let launcher = match plan.launcher {
         true => Some(cargo::launcher::launcher(machine.as_str(), offline, sink)?),
         false => None,
@@ -277,7 +281,7 @@ fn program<'a>(artifact: &Artifact, arena: &'a Arena<Bytes>) -> anyhow::Result<O
         gate(format!("`{}` would not start on Lambda: {error}{help}", path.display()))
     })?;
     Ok(Object {
-        label: "bootstrap".to_string(),
+        label: artifact.name.clone(),
         path: path.clone(),
         real: file.real,
         image,
@@ -307,8 +311,7 @@ fn would_start(
 ) -> anyhow::Result<Verdict> {
     let mut verdict = abi::would_start(program, closure, runtime, machine);
     if !verdict.problems.is_empty() {
-        abi::attribute(&mut verdict.problems, program, &artifact.rlibs)
-            .context("failed to look for the crate that is to blame")?;
+        abi::attribute(&mut verdict.problems, program, &artifact.rlibs);
         return Err(gate(explain::explain(&verdict.problems, runtime, machine)));
     }
     for conflict in &closure.conflicts {
@@ -356,7 +359,7 @@ fn items(
         .strip_exclude
         .iter()
         .map(|glob| {
-            Pattern::new(glob).with_context(|| format!("`{glob}` in `strip-exclude` is not a glob"))
+            Pattern::new(glob).with_context(|| format!("`{glob}` in `strip.exclude` is not a glob"))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let wanted = |name: &str| config.strip && !exclude.iter().any(|glob| glob.matches(name));
@@ -458,6 +461,7 @@ fn item(
         placement: config.placement,
         lazy: false,
         source: object.path.clone(),
+        asset: None,
     }
 }
 
@@ -502,6 +506,7 @@ fn asset_item(asset: &Asset, machine: Machine, sink: Sink<'_>) -> anyhow::Result
         placement: asset.placement,
         lazy: asset.lazy,
         source: asset.source.clone(),
+        asset: Some(asset.spec),
     })
 }
 
@@ -518,7 +523,8 @@ fn place(items: &[Item], config: &Config, sink: Sink<'_>) -> anyhow::Result<plan
     }
     let candidates = items
         .iter()
-        .map(|item| {
+        .enumerate()
+        .map(|(number, item)| {
             let packed = match measure {
                 true => pack::archive::estimate(item.bytes())?,
                 false => item.size(),
@@ -530,6 +536,8 @@ fn place(items: &[Item], config: &Config, sink: Sink<'_>) -> anyhow::Result<plan
                 placement: item.placement,
                 lazy: item.lazy,
                 library: item.role == Role::Library,
+                unit: item.asset.map_or(number, |asset| items.len() + asset),
+                follows: tree::pointed_at(items, number),
             })
         })
         .collect::<anyhow::Result<Vec<_>>>()?;

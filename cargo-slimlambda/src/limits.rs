@@ -18,6 +18,13 @@ pub struct Limit {
     pub source: &'static str,
 }
 
+impl Limit {
+    /// The same in MiB, for limits that are whole numbers of them.
+    pub const fn mib(self) -> u32 {
+        (self.value / MIB) as u32
+    }
+}
+
 /// Deployment package and layers together, unzipped: must be *smaller* than this.
 pub const UNZIPPED: Limit = Limit {
     name: "unzipped",
@@ -89,3 +96,74 @@ pub const DESCRIPTORS: Limit = Limit {
     value: 1_024,
     source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
 };
+
+/// An event, synchronously: no more than this.
+pub const EVENT: Limit = Limit {
+    name: "event",
+    what: "event at most",
+    value: 6 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// A function's answer: the 6 MB of the quotas and 100 bytes for the envelope, which is the figure
+/// in Lambda's own error message.
+pub const RESPONSE: Limit = Limit {
+    name: "response",
+    what: "answer at most",
+    value: 6 * MIB + 100,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// All of a function's own environment variables together.
+pub const ENVIRONMENT: Limit = Limit {
+    name: "environment",
+    what: "own environment variables, names and values together",
+    value: 4 * 1024,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// Layers of one function.
+pub const LAYERS: Limit = Limit {
+    name: "layers",
+    what: "layers (count)",
+    value: 5,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
+};
+
+/// Cores that a function sees: up to this much memory (MiB), so many. 1,769 MB stand for one vCPU's
+/// *time* (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>); the number of
+/// cores was read out of functions of every size: <https://github.com/rwnx/lambda-cpuinfo>.
+pub const CORES: &[(u32, usize)] = &[
+    (3_008, 2),
+    (5_307, 3),
+    (7_076, 4),
+    (8_845, 5),
+    (MEMORY_MAX.mib(), 6),
+];
+
+/// Cores that a function with so much memory (MiB) sees.
+pub fn cores(memory_mib: u32) -> usize {
+    let row = CORES.iter().find(|(most, _)| memory_mib <= *most);
+    row.map_or(6, |(_, cores)| *cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_follow_memory() {
+        for (memory, expected) in [
+            (128, 2),
+            (1_769, 2),
+            (3_008, 2),
+            (3_009, 3),
+            (5_307, 3),
+            (5_308, 4),
+            (8_845, 5),
+            (10_240, 6),
+        ] {
+            assert_eq!(cores(memory), expected, "{memory} MiB");
+        }
+    }
+}

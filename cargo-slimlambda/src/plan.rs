@@ -3,6 +3,8 @@
 //! What fits uncompressed is shipped uncompressed, because Lambda unpacks it for free. When it does not fit, files
 //! move to the sideload archive, the one that wins most bytes first, until the rest does.
 
+use std::collections::BTreeMap;
+
 use crate::config::Placement;
 use crate::limits::{MIB, TMP_DEFAULT, TMP_MAX, UNZIPPED, ZIPPED_DIRECT};
 
@@ -21,6 +23,10 @@ pub struct Candidate {
     pub lazy: bool,
     /// A native library: found through LD_LIBRARY_PATH, which only a launcher can set.
     pub library: bool,
+    /// Candidates of one unit go to one place: the files of one asset, which a function may ask for as a directory.
+    pub unit: usize,
+    /// Number of the candidate that this one, a symlink, points at: it goes where that goes.
+    pub follows: Option<usize>,
 }
 
 /// What the planner must keep to.
@@ -71,6 +77,10 @@ pub struct Plan {
     pub ephemeral_storage: u32,
 }
 
+/// What a file takes is counted in these, and half of one for its name and inode, bytes: never less than the
+/// launcher asks for.
+const TMP_BLOCK: u64 = 4096;
+
 /// /tmp that is left to the function itself when the default size is kept, bytes.
 const TMP_HEADROOM: u64 = 64 * MIB;
 
@@ -106,21 +116,28 @@ pub fn plan(candidates: &[Candidate], budget: Budget) -> Result<Plan, DoesNotFit
             }
     };
 
-    let mut by_win: Vec<usize> = (0..candidates.len())
-        .filter(|n| candidates[*n].placement == Placement::Auto)
-        .collect();
-    let win = |n: usize| candidates[n].size.saturating_sub(candidates[n].packed);
+    let mut units: BTreeMap<usize, (u64, Vec<usize>)> = BTreeMap::new();
+    for (n, candidate) in candidates.iter().enumerate() {
+        if candidate.placement == Placement::Auto && candidate.follows.is_none() {
+            let unit = units.entry(candidate.unit).or_default();
+            unit.0 += candidate.size.saturating_sub(candidate.packed);
+            unit.1.push(n);
+        }
+    }
+    let mut by_win: Vec<&(u64, Vec<usize>)> = units.values().filter(|(win, _)| *win > 0).collect();
     by_win.sort_by(|a, b| {
-        win(*b)
-            .cmp(&win(*a))
-            .then_with(|| candidates[*a].dest.cmp(&candidates[*b].dest))
+        b.0.cmp(&a.0)
+            .then_with(|| candidates[a.1[0]].dest.cmp(&candidates[b.1[0]].dest))
     });
-    for n in by_win {
-        if unzipped(&places) < UNZIPPED.value || win(n) == 0 {
+    for (_, members) in by_win {
+        if unzipped(&places) < UNZIPPED.value {
             break;
         }
-        places[n] = (sideload(&candidates[n]), Why::BiggestWin);
+        for n in members {
+            places[*n] = (sideload(&candidates[*n]), Why::BiggestWin);
+        }
     }
+    follow(candidates, &mut places);
 
     let total = unzipped(&places);
     if total >= UNZIPPED.value {
@@ -130,7 +147,7 @@ pub fn plan(candidates: &[Candidate], budget: Budget) -> Result<Plan, DoesNotFit
         .iter()
         .zip(&places)
         .filter(|(_, (place, _))| *place != Place::Package)
-        .map(|(candidate, _)| candidate.size.next_multiple_of(4096))
+        .map(|(candidate, _)| candidate.size.next_multiple_of(TMP_BLOCK) + TMP_BLOCK / 2)
         .sum();
     let ephemeral_storage = ephemeral_storage(tmp, budget.ephemeral_storage)?;
     let launcher = needs_launcher(&places);
@@ -148,6 +165,21 @@ fn first_place(candidate: &Candidate) -> (Place, Why) {
         Placement::Sideload => (sideload(candidate), Why::Configured),
         Placement::Inline => (Place::Package, Why::Configured),
         Placement::Auto => (Place::Package, Why::Fits),
+    }
+}
+
+/// A symlink parted from what it points at would dangle.
+fn follow(candidates: &[Candidate], places: &mut [(Place, Why)]) {
+    for n in 0..candidates.len() {
+        let mut at = n;
+        // Links can point at links; more steps than candidates would be a circle.
+        for _ in 0..candidates.len() {
+            match candidates[at].follows {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        places[n] = places[at];
     }
 }
 
@@ -232,7 +264,39 @@ mod tests {
             placement,
             lazy: false,
             library: false,
+            unit: size as usize,
+            follows: None,
         }
+    }
+
+    #[test]
+    fn the_files_of_one_asset_stay_together() {
+        let mut files = [
+            file("models/a", 200 * MIB, 20 * MIB, Placement::Auto),
+            file("models/b", MIB, MIB / 2, Placement::Auto),
+            file("bin/f", 100 * MIB, 60 * MIB, Placement::Auto),
+        ];
+        files[1].unit = files[0].unit;
+        let plan = plan(&files, BUDGET).expect("fits");
+        let places: Vec<Place> = plan.places.iter().map(|(place, _)| *place).collect();
+        assert_eq!(places, [Place::Archive, Place::Archive, Place::Package]);
+    }
+
+    #[test]
+    fn a_symlink_goes_where_its_target_goes() {
+        let mut files = [
+            file("models/big", 300 * MIB, 20 * MIB, Placement::Auto),
+            file("models/latest", 3, 0, Placement::Auto),
+            file("models/stable", 6, 0, Placement::Inline),
+        ];
+        files[1].follows = Some(0);
+        files[2].follows = Some(1);
+        let plan = plan(&files, BUDGET).expect("fits");
+        assert!(
+            plan.places
+                .iter()
+                .all(|(place, _)| *place == Place::Archive)
+        );
     }
 
     const BUDGET: Budget = Budget {
@@ -276,7 +340,7 @@ mod tests {
         let plan = plan(&files, BUDGET).expect("fits");
         let places: Vec<Place> = plan.places.iter().map(|(place, _)| *place).collect();
         assert_eq!(places, [Place::Package, Place::Archive, Place::Package]);
-        assert_eq!(plan.tmp, 100 * MIB);
+        assert_eq!(plan.tmp, 100 * MIB + TMP_BLOCK / 2);
         assert!(plan.launcher);
     }
 
@@ -317,7 +381,7 @@ mod tests {
     #[test]
     fn tmp_grows_past_the_default_and_a_setting_below_the_need_is_refused() {
         let files = [file("a", 600 * MIB, 100 * MIB, Placement::Auto)];
-        assert_eq!(plan(&files, BUDGET).expect("fits").ephemeral_storage, 664);
+        assert_eq!(plan(&files, BUDGET).expect("fits").ephemeral_storage, 665);
         let error = plan(
             &files,
             Budget {
@@ -328,7 +392,7 @@ mod tests {
         .expect_err("too small")
         .0;
         assert!(
-            error.contains("need 600 MB of /tmp, and `ephemeral-storage` is 512"),
+            error.contains("need 601 MB of /tmp, and `ephemeral-storage` is 512"),
             "{error}"
         );
     }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::config::Placement;
-use crate::elf::image::ImageError;
 
 /// Directory of the package that holds native libraries.
 pub const LIBRARY_DIRECTORY: &str = "lib";
@@ -96,6 +95,8 @@ pub struct Item {
     pub lazy: bool,
     /// Where it comes from.
     pub source: PathBuf,
+    /// Number of the configuration's asset that it is part of, if it is.
+    pub asset: Option<usize>,
 }
 
 /// What is at an item's path.
@@ -125,7 +126,26 @@ impl Item {
     }
 }
 
-/// Says what a file is that should have been an ELF file.
-pub fn not_elf(path: &Path, error: &ImageError) -> String {
-    format!("`{}` cannot be used: {error}", path.display())
+/// Number of the item that the symlink `items[number]` points at, or of one below it if that is a directory.
+pub fn pointed_at(items: &[Item], number: usize) -> Option<usize> {
+    let Content::Symlink(target) = &items[number].content else {
+        return None;
+    };
+    let mut path: Vec<&str> = items[number].dest.split('/').collect();
+    path.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                path.pop()?;
+            }
+            name => path.push(name),
+        }
+    }
+    let path = path.join("/");
+    let is = |item: &Item| {
+        let below = item.dest.strip_prefix(&path);
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    items.iter().position(is).filter(|found| *found != number)
 }

@@ -20,15 +20,19 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// 1. in the sideload archive: already unpacked by the launcher, or (lazy entries; functions without the launcher)
 ///    unpacked now, once per execution environment, whatever number of threads and processes ask;
 /// 2. uncompressed in the package: beside the launcher, in `LAMBDA_TASK_ROOT`, beside this executable, in `/opt`;
-/// 3. in `CARGO_MANIFEST_DIR`, so that `cargo run` and `cargo test` find the sources of the assets.
+/// 3. in `CARGO_MANIFEST_DIR`, so that `cargo run` and `cargo test` find assets whose `dest` is their path in the sources.
 ///
 /// # Errors
-/// [`Error::NoAsset`] naming the places searched; whatever unpacking can fail with.
+/// [`Error::NoAsset`] naming the places searched; [`Error::Split`]; whatever unpacking can fail with.
 pub fn asset(path: &str) -> Result<PathBuf> {
     if let Some(source) = archive()?
         && let Some(found) = unpacked(source, path)?
     {
-        return Ok(found);
+        let packaged = || task_root().is_some_and(|root| root.join(path).is_dir());
+        return match found.is_dir() && packaged() {
+            true => Err(Error::Split { path: path.into() }),
+            false => Ok(found),
+        };
     }
     let mut searched = Vec::new();
     for directory in directories() {

@@ -79,6 +79,11 @@ pub enum Error {
     },
     /// The launch text of the archive makes no sense.
     Launch(&'static str),
+    /// A directory whose files were placed partly in the archive, partly in the package.
+    Split {
+        /// The directory that was asked for.
+        path: String,
+    },
     /// No such asset.
     NoAsset {
         /// The path that was asked for.
@@ -181,6 +186,10 @@ impl fmt::Display for Error {
             Error::Launch(why) => write!(
                 f,
                 "the archive does not say what to start: {why}; build the package again"
+            ),
+            Error::Split { path } => write!(
+                f,
+                "directory `{path}` is partly in the archive and partly in the package; ask for its files, or give its assets one `placement`"
             ),
             Error::NoAsset { path, searched } => write!(
                 f,

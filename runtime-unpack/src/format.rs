@@ -26,7 +26,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic, `slimlmbd` |
-//! | 8 | 2 | version, 1: the least version of reader that understands the archive |
+//! | 8 | 2 | version, 1 |
 //! | 10 | 1 | `block_log2`: no frame unpacks to more than 2^`block_log2` bytes (16 to 27) |
 //! | 11 | 5 | zero |
 //! | 16 | 8 | packed size of the index |

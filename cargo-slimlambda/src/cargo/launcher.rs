@@ -2,8 +2,8 @@
 //! toolchain, and kept in the user's cache directory.
 //!
 //! Nothing but the Rust target is needed: the code has no C in it, and rustc's own linker and libc make a
-//! static program of it, for whatever host. Where the dependencies are in Cargo's registry already (installing
-//! this program puts them there) no network is needed either.
+//! static program of it, for whatever host. Where the dependencies are in Cargo's registry already (`cargo install
+//! --locked` of this program puts them there) no network is needed either.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,8 @@ fn cache_directory() -> anyhow::Result<PathBuf> {
 fn key(target: &str) -> anyhow::Result<String> {
     let mut hasher = blake3::Hasher::new();
     let compiler = cross::rustc(&["-vV"])?;
-    for text in [target, &compiler, &flags(Path::new("")).join(" ")] {
+    let flags = flags(&sysroot()?, &[])?.join(" ");
+    for text in [target, &compiler, &flags] {
         hasher.update(text.as_bytes()).update(b"\0");
     }
     for (path, text) in SOURCE {
@@ -69,21 +70,36 @@ fn key(target: &str) -> anyhow::Result<String> {
     Ok(hasher.finalize().to_hex()[..32].to_string())
 }
 
-/// Flags for rustc. Where sources lie (`directory`, the registry) must not show in the bytes.
-fn flags(directory: &Path) -> Vec<String> {
-    let mut flags = vec![
-        "-Clinker=rust-lld".to_string(),
-        "-Ctarget-feature=+crt-static".to_string(),
-    ];
-    let remap = |path: &Path, name: &str| format!("--remap-path-prefix={}={name}", path.display());
-    if !directory.as_os_str().is_empty() {
-        flags.push(remap(directory, "launcher"));
-        let home = std::env::var_os("CARGO_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-        flags.extend(home.map(|home| remap(&home, "cargo")));
+/// What the profile in the launcher's manifest says, in the one place that the user's own Cargo configuration does not
+/// win over.
+const PROFILE: [(&str, &str); 5] = [
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
+    ("CARGO_PROFILE_RELEASE_LTO", "fat"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
+    ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
+    ("CARGO_PROFILE_RELEASE_STRIP", "true"),
+];
+
+/// Flags for rustc, with `directories` (each with the name that stands for it) kept out of the bytes.
+fn flags(sysroot: &Path, directories: &[(PathBuf, &str)]) -> anyhow::Result<Vec<String>> {
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_string()];
+    // Rustup's toolchains bring a linker for every target; a distribution's may leave it to the system's.
+    let lld = sysroot
+        .join("lib/rustlib")
+        .join(cross::host()?)
+        .join("bin/rust-lld");
+    if lld.is_file() {
+        flags.push("-Clinker=rust-lld".to_string());
     }
-    flags
+    let remap =
+        |(path, name): &(PathBuf, &str)| format!("--remap-path-prefix={}={name}", path.display());
+    flags.extend(directories.iter().map(remap));
+    Ok(flags)
+}
+
+/// The toolchain that this directory is set to, which `rust-toolchain.toml` may have chosen.
+fn sysroot() -> anyhow::Result<PathBuf> {
+    Ok(PathBuf::from(cross::rustc(&["--print", "sysroot"])?.trim()))
 }
 
 fn build(target: &str, offline: bool) -> anyhow::Result<Vec<u8>> {
@@ -143,7 +159,20 @@ fn run(root: &Path, target: &str, offline: bool) -> anyhow::Result<Result<(), St
             command.env_remove(&name);
         }
     }
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags(root).join("\x1f"));
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let mut directories = vec![(root.to_path_buf(), "launcher")];
+    directories.extend(home.map(|home| (home, "cargo")));
+    let sysroot = sysroot()?;
+    command.env(
+        "CARGO_ENCODED_RUSTFLAGS",
+        flags(&sysroot, &directories)?.join("\x1f"),
+    );
+    // Where the launcher's sources lie, another toolchain may be the default.
+    if std::env::var_os("RUSTC").is_none() {
+        command.env("RUSTC", sysroot.join("bin/rustc"));
+    }
+    command.envs(PROFILE);
     command.env("CARGO_TARGET_DIR", root.join("target"));
     let output = command
         .output()

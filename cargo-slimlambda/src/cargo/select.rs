@@ -66,10 +66,10 @@ pub fn select<'m>(
         for wanted in &choice.bin {
             if !all.iter().any(|one| matches(wanted, one.bin)) {
                 let names: Vec<&str> = all.iter().map(|one| one.bin).collect();
-                bail!(
-                    "no binary is named `{wanted}`\nhelp: there are {}",
-                    listed(&names)
-                );
+                return Err(crate::error::usage(format!(
+                    "no binary is named `{wanted}`\nhelp: {}",
+                    there_are(&names)
+                )));
             }
         }
         selected.retain(|one| choice.bin.iter().any(|wanted| matches(wanted, one.bin)));
@@ -107,8 +107,8 @@ pub fn select_one<'m>(metadata: &'m Metadata, choice: &ChoiceArgs) -> anyhow::Re
         (several, _) => {
             let names: Vec<&str> = several.iter().map(|one| one.bin).collect();
             Err(crate::error::usage(format!(
-                "which binary? there are {}\nhelp: name one, or set `default-run` in `[package]`",
-                listed(&names)
+                "which binary? {}\nhelp: name one, or set `default-run` in `[package]`",
+                there_are(&names)
             )))
         }
     }
@@ -142,8 +142,8 @@ fn packages<'m>(metadata: &'m Metadata, choice: &ChoiceArgs) -> anyhow::Result<V
                 .map(|package| package.name.as_str())
                 .collect();
             bail!(
-                "no package of the workspace is named `{spec}`\nhelp: there are {}",
-                listed(&names)
+                "no package of the workspace is named `{spec}`\nhelp: {}",
+                there_are(&names)
             );
         }
         packages.extend(found);
@@ -156,10 +156,12 @@ fn matches(pattern: &str, name: &str) -> bool {
     pattern == name || glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(name))
 }
 
+fn there_are(names: &[&str]) -> String {
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("there {verb} {}", listed(names))
+}
+
 fn listed(names: &[&str]) -> String {
-    names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
 }

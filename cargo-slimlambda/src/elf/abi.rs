@@ -6,16 +6,15 @@
 //! (the runtime has the library, this machine has no copy of it to look into) is a note.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use object::read::archive::ArchiveFile;
 use object::{Object as _, ObjectSymbol as _};
 
-use super::closure::{Closure, Library, Object, Unresolved};
+use super::closure::{Closure, Library, Object, Shadow, Unresolved};
 use super::explain::some;
 use super::identify;
-use super::image::Machine;
+use super::image::{FileType, Machine};
 use super::runtime::{self, Row, Runtime};
 
 /// What there is to say about a package's chances.
@@ -38,8 +37,8 @@ pub struct Problem {
     pub fault: Fault,
     /// Why the file is bundled although the runtime has a library of that name.
     pub despite_runtime: Option<String>,
-    /// Crates that brought it into the executable, as far as [`crates_using`] could tell.
-    pub pulled_in_by: Vec<String>,
+    /// What brought it into the executable, in words, as far as [`attribute`] could tell.
+    pub pulled_in_by: Option<String>,
 }
 
 /// What is wrong with a file.
@@ -52,6 +51,11 @@ pub enum Fault {
         /// What the package is for.
         wanted: Machine,
     },
+    /// It is to be started, and is no program.
+    NotExecutable {
+        /// What it is.
+        found: &'static str,
+    },
     /// It asks for a dynamic loader that the runtime does not have.
     Interpreter {
         /// What it asks for.
@@ -59,6 +63,8 @@ pub enum Fault {
         /// What there is.
         wanted: &'static str,
     },
+    /// It is bundled, but the loader would take the runtime's.
+    Shadowed(Shadow),
     /// It needs symbol versions that the library does not define.
     Versions {
         /// The library.
@@ -119,6 +125,15 @@ pub fn would_start(
         // Everything else would follow from that.
         return verdict;
     }
+    if !root.image.is_executable() {
+        let found = match root.image.file_type {
+            FileType::Other => "a relocatable object or a core dump",
+            _ => "a shared library",
+        };
+        let fault = Fault::NotExecutable { found };
+        verdict.problems.push(problem(root, fault));
+        return verdict;
+    }
     if identify::is_upx(&root.image) {
         verdict.notes.push(format!(
             "`{}` is packed with UPX, which hides what it needs: nothing of that could be checked",
@@ -146,6 +161,12 @@ pub fn would_start(
             .problems
             .push(problem(object, Fault::Library(unresolved.clone())));
     }
+    for library in &closure.libraries {
+        if let Some(shadow) = &library.shadowed {
+            let fault = Fault::Shadowed(shadow.clone());
+            verdict.problems.push(problem(&library.object, fault));
+        }
+    }
     for object in &objects {
         check_versions(object, closure, runtime, &mut verdict);
     }
@@ -164,7 +185,7 @@ fn problem(object: &Object<'_>, fault: Fault) -> Problem {
         path: object.path.clone(),
         fault,
         despite_runtime: None,
-        pulled_in_by: Vec::new(),
+        pulled_in_by: None,
     }
 }
 
@@ -328,24 +349,23 @@ fn bundled<'c, 'a>(closure: &'c Closure<'a>, soname: &str) -> Option<&'c Library
 pub struct Users {
     /// Crates with object code that refers to it.
     pub crates: Vec<String>,
-    /// Crates that hold LLVM bitcode only (LTO), which was not looked into.
+    /// Crates that hold LLVM bitcode only (LTO), which was not looked into, or cannot be read.
     pub not_visible: Vec<String>,
 }
 
 /// Looks for crates whose object code refers to one of `symbols`. `rlibs` are `.rlib` or `.a` files,
-/// each with the name (and version) of its crate.
-///
-/// # Errors
-/// When a file cannot be read or is not an archive.
-pub fn crates_using(symbols: &[String], rlibs: &[(String, PathBuf)]) -> io::Result<Users> {
+/// each with the name (and version) of its crate. That one cannot be read is no error: this explains a
+/// problem that is proven already.
+pub fn crates_using(symbols: &[String], rlibs: &[(String, PathBuf)]) -> Users {
     let mut users = Users::default();
     for (name, path) in rlibs {
-        let bytes = std::fs::read(path).map_err(|error| about(path, &error.to_string()))?;
-        let archive =
-            ArchiveFile::parse(&*bytes).map_err(|error| about(path, &error.to_string()))?;
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let Ok(archive) = ArchiveFile::parse(&*bytes) else {
+            users.not_visible.push(name.clone());
+            continue;
+        };
         let (mut uses, mut objects, mut bitcode) = (false, false, false);
-        for member in archive.members() {
-            let member = member.map_err(|error| about(path, &error.to_string()))?;
+        for member in archive.members().map_while(Result::ok) {
             let Ok(data) = member.data(&*bytes) else {
                 continue;
             };
@@ -370,18 +390,12 @@ pub fn crates_using(symbols: &[String], rlibs: &[(String, PathBuf)]) -> io::Resu
             users.not_visible.push(name.clone());
         }
     }
-    Ok(users)
+    users
 }
 
-/// Says for each problem of the executable which crates brought it in.
-///
-/// # Errors
-/// As [`crates_using`].
-pub fn attribute(
-    problems: &mut [Problem],
-    root: &Object<'_>,
-    rlibs: &[(String, PathBuf)],
-) -> io::Result<()> {
+/// Says for each problem of the executable which crates brought it in. Neither the executable's own
+/// objects nor the standard library are among `rlibs`: they are what is left where no crate is found.
+pub fn attribute(problems: &mut [Problem], root: &Object<'_>, rlibs: &[(String, PathBuf)]) {
     for problem in problems
         .iter_mut()
         .filter(|problem| problem.file == root.label)
@@ -397,18 +411,12 @@ pub fn attribute(
         if symbols.is_empty() {
             continue;
         }
-        let users = crates_using(&symbols, rlibs)?;
-        problem.pulled_in_by = users.crates;
-        if problem.pulled_in_by.is_empty() && !users.not_visible.is_empty() {
-            problem.pulled_in_by.push("not visible with LTO".to_owned());
-        }
+        let users = crates_using(&symbols, rlibs);
+        problem.pulled_in_by = match (&*users.crates, &*users.not_visible) {
+            _ if rlibs.is_empty() => None,
+            ([], []) => Some("the binary itself or the standard library".to_owned()),
+            ([], hidden) => Some(format!("not visible with LTO, as in {}", some(hidden))),
+            (crates, _) => Some(some(crates)),
+        };
     }
-    Ok(())
-}
-
-fn about(path: &Path, error: &str) -> io::Error {
-    io::Error::other(format!(
-        "could not read archive `{}`: {error}",
-        path.display()
-    ))
 }

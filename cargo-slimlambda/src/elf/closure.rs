@@ -34,6 +34,18 @@ pub struct Library<'a> {
     pub found: Found,
     /// Why it is bundled although the runtime has it.
     pub despite_runtime: Option<String>,
+    /// What makes the loader take the runtime's copy all the same.
+    pub shadowed: Option<Shadow>,
+}
+
+/// An rpath with a directory of the runtime's libraries in front of the package's: it precedes even
+/// `LD_LIBRARY_PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadow {
+    /// Label of the file with the rpath.
+    pub file: String,
+    /// The directory, as it is written there.
+    pub directory: String,
 }
 
 /// A library that the runtime brings along.
@@ -75,7 +87,8 @@ pub enum Missing {
         /// What is wrong with it.
         reason: String,
     },
-    /// It is needed by a path, and the loader looks there only.
+    /// It is needed by a path, and the loader looks there only. One with `$ORIGIN` could lead to where
+    /// the package has it, but the plan may put the two files under different directories.
     ByPath,
     /// Part of glibc, hence never bundled, but not in the runtime.
     Glibc,

@@ -5,10 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::image::Image;
+use super::image::{Image, Note};
 
-/// `PT_NOTE` (gABI, "Program Header").
-const PT_NOTE: u32 = 4;
 /// `PT_LOAD` (gABI, "Program Header").
 const PT_LOAD: u32 = 1;
 /// Note type of <https://systemd.io/ELF_DLOPEN_METADATA>; its owner is `FDO`.
@@ -46,14 +44,8 @@ pub fn hints(files: &[(&str, &Image<'_>)], known: &dyn Fn(&str) -> bool) -> Vec<
         hint.purpose = hint.purpose.take().or(purpose);
     };
     for (file, image) in files {
-        for segment in image
-            .segments
-            .iter()
-            .filter(|segment| segment.kind == PT_NOTE)
-        {
-            for (soname, purpose) in declared(image.segment_bytes(segment), segment.align) {
-                note(&soname, file, purpose, true);
-            }
+        for (soname, purpose) in declared(image.notes()) {
+            note(&soname, file, purpose, true);
         }
         for segment in image
             .segments
@@ -107,12 +99,9 @@ fn sonames(bytes: &[u8]) -> impl Iterator<Item = &str> {
 }
 
 /// The sonames in `.note.dlopen` notes, each with what it is for. What does not parse is no hint.
-fn declared(notes: &[u8], align: u64) -> Vec<(String, Option<String>)> {
-    let align = if align == 8 { 8 } else { 4 };
+fn declared<'a>(notes: impl Iterator<Item = Note<'a>>) -> Vec<(String, Option<String>)> {
     let mut found = Vec::new();
-    let mut rest = notes;
-    while let Some((note, next)) = split_note(rest, align) {
-        rest = next;
+    for note in notes {
         if note.kind != NT_FDO_DLOPEN || note.owner != b"FDO\0" {
             continue;
         }
@@ -148,36 +137,9 @@ fn declared(notes: &[u8], align: u64) -> Vec<(String, Option<String>)> {
     found
 }
 
-/// One entry of a note segment.
-struct Note<'a> {
-    owner: &'a [u8],
-    kind: u32,
-    description: &'a [u8],
-}
-
-/// The first note and what comes after it.
-fn split_note(bytes: &[u8], align: usize) -> Option<(Note<'_>, &[u8])> {
-    let word = |at: usize| {
-        let bytes = bytes.get(at..at + 4)?;
-        bytes.try_into().ok().map(u32::from_le_bytes)
-    };
-    let owner_size = usize::try_from(word(0)?).ok()?;
-    let size = usize::try_from(word(4)?).ok()?;
-    let kind = word(8)?;
-    let owner = bytes.get(12..12usize.checked_add(owner_size)?)?;
-    let start = (12 + owner_size).checked_next_multiple_of(align)?;
-    let end = start.checked_add(size)?;
-    let note = Note {
-        owner,
-        kind,
-        description: bytes.get(start..end)?,
-    };
-    let next = end.checked_next_multiple_of(align)?;
-    Some((note, bytes.get(next..).unwrap_or_default()))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::image::notes;
     use super::*;
 
     #[test]
@@ -226,7 +188,7 @@ mod tests {
         bytes.extend(note(
             b"{\"soname\":\"libb.so.1\",\"description\":\"for b\"}\0",
         ));
-        let found = declared(&bytes, 4);
+        let found = declared(notes(&bytes, 4));
         let expected = [
             ("liba.so.2", "a"),
             ("liba.so.1", "a"),
@@ -237,7 +199,7 @@ mod tests {
         // A size that goes past the end, however large.
         for size in [100, u32::MAX] {
             bytes[4..8].copy_from_slice(&size.to_le_bytes());
-            assert!(declared(&bytes[..20], 4).is_empty());
+            assert!(declared(notes(&bytes[..20], 4)).is_empty());
         }
     }
 }

@@ -51,10 +51,22 @@ fn describe(problem: &Problem, runtime: &Runtime) -> String {
                 path.display()
             )
         }
+        Fault::NotExecutable { found } => {
+            format!(
+                "`{file}` is not a program but {found}\n  found: `{}`",
+                path.display()
+            )
+        }
         Fault::Interpreter { found, wanted } => {
             format!(
                 "`{file}` asks for the dynamic loader `{found}`, `{}` has `{wanted}`",
                 runtime.name
+            )
+        }
+        Fault::Shadowed(shadow) => {
+            format!(
+                "`{file}` would not be loaded: `{}` has `{}` in its rpath, where `{}` has its own",
+                shadow.file, shadow.directory, runtime.name
             )
         }
         Fault::Versions {
@@ -76,8 +88,8 @@ fn describe(problem: &Problem, runtime: &Runtime) -> String {
     if let Some(why) = despite_runtime {
         let _ = write!(text, "\n  bundled because: {why}");
     }
-    if !pulled_in_by.is_empty() {
-        let _ = write!(text, "\n  pulled in by: {}", some(pulled_in_by));
+    if let Some(by) = pulled_in_by {
+        let _ = write!(text, "\n  pulled in by: {by}");
     }
     text
 }
@@ -125,6 +137,10 @@ fn help(problem: &Problem, machine: Machine) -> String {
             };
             format!("build it for {wanted} with `{flag}`")
         }
+        Fault::NotExecutable { .. } => {
+            "give `--binary` a linked executable; Lambda starts a program, it does not load a library"
+                .to_owned()
+        }
         Fault::Interpreter { found, .. } if found.contains("ld-musl") => {
             "link musl statically (`-C target-feature=+crt-static`), or build for a `-gnu` target"
                 .to_owned()
@@ -132,6 +148,13 @@ fn help(problem: &Problem, machine: Machine) -> String {
         Fault::Interpreter { .. } => {
             "link without `--dynamic-linker`, or set it with `patchelf --set-interpreter`"
                 .to_owned()
+        }
+        Fault::Shadowed(shadow) => {
+            format!(
+                "link `{}` with `-Wl,--enable-new-dtags`, or take it out with `patchelf \
+                 --remove-rpath`",
+                shadow.file
+            )
         }
         Fault::Versions {
             soname, missing, ..
@@ -183,6 +206,13 @@ impl Unresolved {
                  bundled without the rest of glibc",
                 self.name
             ),
+            Missing::ByPath if self.name.contains('$') => {
+                format!(
+                    "needed library `{}` is needed by a path that starts from the file, and on \
+                     Lambda files need not lie beside each other as they do here",
+                    self.name
+                )
+            }
             Missing::ByPath => {
                 format!(
                     "needed library `{}` is needed by its path, which Lambda does not have",
@@ -227,7 +257,7 @@ impl Unresolved {
             }
             Missing::ByPath => format!(
                 "give the library a soname (`-Wl,-soname,…`) and link it with `-l`, or \
-                 `patchelf --replace-needed {} NAME`",
+                 `patchelf --replace-needed '{}' NAME`",
                 self.name
             ),
             Missing::Glibc => "do without it: Lambda's glibc is used as it is".to_owned(),

@@ -14,6 +14,10 @@ use object::elf;
 use object::pod::{self, Pod};
 
 mod dynamic;
+mod notes;
+
+pub use notes::Note;
+pub(super) use notes::notes;
 
 pub(super) type FileHeader = elf::FileHeader64<LE>;
 pub(super) type ProgramHeader = elf::ProgramHeader64<LE>;
@@ -161,7 +165,7 @@ pub struct Image<'a> {
     pub version_needs: Vec<VersionNeed<'a>>,
     /// Symbol versions that it provides, without the base version (the file itself).
     pub version_definitions: Vec<&'a str>,
-    /// Global and weak dynamic symbols.
+    /// Global and weak dynamic symbols, but for names that are not UTF-8.
     pub symbols: Vec<Symbol<'a>>,
     /// `NT_GNU_BUILD_ID`.
     pub build_id: Option<&'a [u8]>,
@@ -279,19 +283,41 @@ impl<'a> Image<'a> {
             let path = text(path, 0).ok_or(malformed("the interpreter is not a path"))?;
             image.interpreter = Some(path);
         }
-        image.build_id = image
-            .segments
-            .iter()
-            .filter(|segment| segment.kind == elf::PT_NOTE.0)
-            .find_map(|segment| build_id(image.segment_bytes(segment), segment.align));
+        let build_id = image
+            .notes()
+            .find(|note| note.owner == b"GNU\0" && note.kind == elf::NT_GNU_BUILD_ID.0)
+            .map(|note| note.description);
+        image.build_id = build_id;
         dynamic::read(&mut image)?;
         Ok(image)
     }
 
-    /// An executable that starts without the dynamic loader. A shared library is never static.
+    /// A program rather than a library: at a fixed address, or position-independent. What has neither
+    /// an interpreter nor a dynamic table could not be linked to, and is what UPX makes of programs.
+    pub fn is_executable(&self) -> bool {
+        match self.file_type {
+            FileType::Executable => true,
+            FileType::SharedObject => {
+                self.pie || self.interpreter.is_some() || self.segment(elf::PT_DYNAMIC.0).is_none()
+            }
+            FileType::Other => false,
+        }
+    }
+
+    /// A program that starts without the dynamic loader.
     pub fn is_static(&self) -> bool {
-        let executable = self.file_type == FileType::Executable || self.pie;
-        executable && self.interpreter.is_none()
+        self.is_executable() && self.interpreter.is_none()
+    }
+
+    /// The file header.
+    pub(super) fn file_header(&self) -> &'a FileHeader {
+        at(self.bytes, 0).expect("BUG: an image was parsed without a file header")
+    }
+
+    /// Offset and size of the program header table.
+    pub(super) fn program_headers(&self) -> (u64, u64) {
+        let size = self.segments.len() * size_of::<ProgramHeader>();
+        (self.file_header().e_phoff.get(LE), size as u64)
     }
 
     /// The first segment of a kind (`PT_*`).
@@ -316,6 +342,14 @@ impl<'a> Image<'a> {
             return None;
         }
         slice(self.bytes, section.offset, section.size)
+    }
+
+    /// The notes of all segments.
+    pub fn notes(&self) -> impl Iterator<Item = Note<'a>> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == elf::PT_NOTE.0)
+            .flat_map(|segment| notes(self.segment_bytes(segment), segment.align))
     }
 
     /// The file's bytes from an address to the end of the `PT_LOAD` segment around it.
@@ -369,11 +403,16 @@ fn array<T: Pod>(bytes: &[u8], offset: u64, count: u64) -> Option<&[T]> {
     )
 }
 
-/// The NUL-terminated UTF-8 string at `offset` of a string table.
-fn text(strings: &[u8], offset: u64) -> Option<&str> {
+/// The NUL-terminated string at `offset` of a string table.
+fn string(strings: &[u8], offset: u64) -> Option<&[u8]> {
     let tail = strings.get(usize::try_from(offset).ok()?..)?;
     let length = tail.iter().position(|&byte| byte == 0)?;
-    std::str::from_utf8(&tail[..length]).ok()
+    Some(&tail[..length])
+}
+
+/// As [`string`], where it is UTF-8.
+fn text(strings: &[u8], offset: u64) -> Option<&str> {
+    std::str::from_utf8(string(strings, offset)?).ok()
 }
 
 fn check_ident(bytes: &[u8]) -> Result<(), ImageError> {
@@ -530,24 +569,6 @@ fn sections<'a>(
             entry_size: section.sh_entsize.get(LE),
         })
         .collect()
-}
-
-/// `NT_GNU_BUILD_ID` in the notes of one segment, which are padded to 4 or 8 bytes.
-fn build_id(mut notes: &[u8], align: u64) -> Option<&[u8]> {
-    let align = if align == 8 { 8 } else { 4 };
-    loop {
-        let (header, rest) = pod::from_bytes::<elf::NoteHeader64<LE>>(notes).ok()?;
-        let name_size = header.n_namesz.get(LE) as usize;
-        let size = header.n_descsz.get(LE) as usize;
-        let name = rest.get(..name_size)?;
-        let header_size = size_of::<elf::NoteHeader64<LE>>();
-        let start = (header_size + name_size).next_multiple_of(align);
-        let description = notes.get(start..start + size)?;
-        if name == b"GNU\0" && header.n_type.get(LE) == elf::NT_GNU_BUILD_ID {
-            return Some(description);
-        }
-        notes = notes.get((start + size).next_multiple_of(align)..)?;
-    }
 }
 
 #[cfg(test)]

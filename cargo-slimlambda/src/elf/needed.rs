@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use super::closure::{Closure, Conflict, Library, Missing, Object, Provided, Unresolved};
+pub use super::closure::{
+    Closure, Conflict, Library, Missing, Object, Provided, Shadow, Unresolved,
+};
 use super::image::{Image, ImageError};
 use super::runtime::{self, Row, Runtime};
 pub use super::search::{Found, SearchPath, system_directories};
-use super::search::{Place, Seeker, places};
+use super::search::{Place, Seeker, places, shadow};
 
 /// A file as it was read.
 #[derive(Debug, Clone)]
@@ -42,8 +44,8 @@ pub fn closure<'a>(
     search: &SearchPath,
     read: Read<'_, 'a>,
 ) -> Closure<'a> {
-    // Bundling one library can bring new needs, so this is repeated until nothing changes. Each turn
-    // adds a row of the runtime's table: it ends.
+    // Bundling one library can bring new needs, so this is repeated until a turn adds no row of the
+    // runtime's table, of which there are few: it ends.
     let mut bundled: BTreeMap<String, String> = extra
         .iter()
         .filter(|name| runtime.row(name, root.image.machine).is_some())
@@ -61,11 +63,11 @@ pub fn closure<'a>(
         };
         walk.follow(extra);
         let closure = walk.closure;
-        let newer = needed_newer(root, &closure);
-        if newer.is_empty() {
+        let known = bundled.len();
+        bundled.extend(needed_newer(root, &closure));
+        if bundled.len() == known {
             return closure;
         }
-        bundled.extend(newer);
     }
 }
 
@@ -247,6 +249,11 @@ impl<'a> Walk<'_, 'a> {
         {
             self.push_conflict(soname, index, &object, &label);
         }
+        let of_runtime = self.runtime.row(name, self.root.image.machine).is_some();
+        let shadowed = match of_runtime {
+            true => shadow(&self.chain(needer)),
+            false => None,
+        };
         self.loaders.push(needer);
         self.closure.libraries.push(Library {
             object,
@@ -254,6 +261,7 @@ impl<'a> Walk<'_, 'a> {
             needed_by: vec![label],
             found,
             despite_runtime: self.bundled.get(name).cloned(),
+            shadowed,
         });
     }
 
@@ -270,11 +278,9 @@ impl<'a> Walk<'_, 'a> {
             copy,
         });
         for name in needed.unwrap_or_default() {
-            let next = self.runtime.row(name, self.root.image.machine);
-            if let Some(next) = next
-                && self.loaded(name).is_none()
-            {
-                self.provide(next, needer, row.soname.to_owned());
+            // The copy may need what the runtime's own does not: the table has the last word.
+            if self.runtime.row(name, self.root.image.machine).is_some() {
+                self.resolve(name, needer, Some(row.soname));
             }
         }
     }

@@ -184,6 +184,11 @@ impl Row {
     }
 }
 
+/// Where Amazon Linux 2023 has its libraries, on both architectures; the first is a symlink to the
+/// other. `/usr/lib` is for 32-bit ones. It is built with Fedora's macros, here `%{_libdir}`:
+/// <https://docs.fedoraproject.org/en-US/packaging-guidelines/RPMMacros/>.
+pub const LIBRARY_DIRECTORIES: [&str; 2] = ["/lib64", "/usr/lib64"];
+
 /// The paths at which the runtime has its dynamic loader; the first is what linkers write into
 /// `PT_INTERP`, the other is the same file (`/lib64` and `/lib` are symlinks into `/usr`).
 pub fn interpreters(machine: Machine) -> [&'static str; 2] {

@@ -1,19 +1,25 @@
 //! Where libraries are looked for: the dynamic loader's directories, in its order.
 //!
-//! Two deliberate differences from `ld.so(8)`. Directories that are relative to wherever the
+//! Three deliberate differences from `ld.so(8)`. What build scripts linked from comes before the
+//! system's directories. Directories that are relative to wherever the
 //! process stands are left out, because a build must not depend on that. And the variants in
 //! `glibc-hwcaps` are left out, because the build machine's processor is not Lambda's.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use super::closure::Shadow;
 use super::image::{Image, Machine};
+use super::runtime::LIBRARY_DIRECTORIES;
 
 /// The directories that do not come from the files themselves.
 #[derive(Debug, Clone, Default)]
 pub struct SearchPath {
-    /// In the place of `LD_LIBRARY_PATH`: `--library-path`, then what build scripts linked from.
+    /// In the place of `LD_LIBRARY_PATH`: `--library-path` and the configuration's.
     pub library_path: Vec<PathBuf>,
+    /// What build scripts linked from. The loader knows nothing of these, so they come behind all that
+    /// a file says itself; but what was linked against is meant rather than the system's.
+    pub link_paths: Vec<PathBuf>,
     /// The system's, usually [`system_directories`].
     pub system: Vec<PathBuf>,
 }
@@ -23,10 +29,12 @@ pub struct SearchPath {
 pub enum Found {
     /// `DT_RPATH` of the file named.
     Rpath(String),
-    /// `--library-path` or a build script's directory.
+    /// `--library-path` or the configuration's.
     LibraryPath,
     /// `DT_RUNPATH` of the file named.
     Runpath(String),
+    /// A build script's directory.
+    LinkPath,
     /// The system's directories.
     System,
     /// Its path was given.
@@ -39,6 +47,7 @@ impl std::fmt::Display for Found {
             Found::Rpath(file) => write!(f, "rpath of `{file}`"),
             Found::LibraryPath => f.write_str("library path"),
             Found::Runpath(file) => write!(f, "runpath of `{file}`"),
+            Found::LinkPath => f.write_str("link path of a build script"),
             Found::System => f.write_str("system"),
             Found::Path => f.write_str("given path"),
         }
@@ -77,21 +86,71 @@ pub(super) fn places(chain: &[Seeker<'_, '_>], search: &SearchPath) -> Vec<Place
             places.extend(expanded(seeker, seeker.image.rpath, &found));
         }
     }
-    let plain = |found: Found| {
+    let given = |found: Found| {
         move |directory: &PathBuf| Place {
             found: found.clone(),
             said: directory.display().to_string(),
             directory: directory.clone(),
         }
     };
-    places.extend(search.library_path.iter().map(plain(Found::LibraryPath)));
+    places.extend(search.library_path.iter().map(given(Found::LibraryPath)));
     places.extend(expanded(
         needer,
         needer.image.runpath,
         &Found::Runpath(needer.label.to_owned()),
     ));
-    places.extend(search.system.iter().map(plain(Found::System)));
+    places.extend(search.link_paths.iter().map(given(Found::LinkPath)));
+    places.extend(search.system.iter().map(given(Found::System)));
     places
+}
+
+/// What in the rpaths that hold for `chain[0]` (see [`places`]) leads to the runtime's libraries in
+/// front of the package's own.
+pub(super) fn shadow(chain: &[Seeker<'_, '_>]) -> Option<Shadow> {
+    let (root, needer) = (chain.last()?, chain.first()?);
+    if needer.image.runpath.is_some() {
+        return None;
+    }
+    for seeker in chain.iter().filter(|seeker| seeker.image.runpath.is_none()) {
+        // Where the file is in the package, not on this machine.
+        let origin = match seeker.label == root.label {
+            true => "/package/bin",
+            false => "/package/lib",
+        };
+        let list = seeker.image.rpath.unwrap_or_default();
+        for said in list.split(':') {
+            for directory in expand(said, Path::new(origin), seeker.image.machine) {
+                let directory = plain(&directory);
+                if directory == Path::new("/package/lib") {
+                    return None;
+                }
+                if LIBRARY_DIRECTORIES
+                    .iter()
+                    .any(|one| directory == Path::new(one))
+                {
+                    return Some(Shadow {
+                        file: seeker.label.to_owned(),
+                        directory: said.to_owned(),
+                    });
+                }
+            }
+        }
+    }
+    None
+}
+
+/// A path without `.` and `..`, as if there were no symlinks.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 fn expanded(seeker: &Seeker<'_, '_>, list: Option<&str>, found: &Found) -> Vec<Place> {

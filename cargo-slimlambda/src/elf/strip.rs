@@ -10,7 +10,8 @@
 use object::LittleEndian as LE;
 use object::elf;
 
-use super::image::{FileHeader, FileType, Image, ProgramHeader, Section, SectionHeader, Segment};
+use super::identify::is_upx;
+use super::image::{FileHeader, FileType, Image, Section, SectionHeader, Segment};
 use super::image::{at, slice};
 
 mod layout;
@@ -77,7 +78,7 @@ fn try_strip(image: &Image<'_>) -> Result<Vec<u8>, Reason> {
     if image.file_type == FileType::Other {
         return Err(dangerous("it is a relocatable object or a core file"));
     }
-    if packed(image) {
+    if is_upx(image) {
         return Err(dangerous("it is packed with UPX"));
     }
     if image.sections.len() < 2 {
@@ -95,13 +96,6 @@ fn try_strip(image: &Image<'_>) -> Result<Vec<u8>, Reason> {
         return Err(Reason::NothingToGain);
     }
     Ok(bytes)
-}
-
-/// UPX writes its magic number right behind the program headers, 4 bytes in.
-fn packed(image: &Image<'_>) -> bool {
-    let (start, size) = program_headers(image);
-    slice(image.bytes, start + size, 64)
-        .is_some_and(|bytes| bytes.windows(4).any(|window| window == b"UPX!"))
 }
 
 fn is_loaded(section: &Section<'_>) -> bool {
@@ -142,17 +136,6 @@ fn last_named(image: &Image<'_>) -> usize {
         .map_or(0, usize::from)
 }
 
-/// Offset and size of the program header table.
-fn program_headers(image: &Image<'_>) -> (u64, u64) {
-    let offset = file_header(image).e_phoff.get(LE);
-    let size = image.segments.len() * size_of::<ProgramHeader>();
-    (offset, size as u64)
-}
-
-fn file_header<'a>(image: &Image<'a>) -> &'a FileHeader {
-    at(image.bytes, 0).expect("BUG: an image was parsed without a file header")
-}
-
 fn loads<'i>(image: &'i Image<'_>) -> impl Iterator<Item = &'i Segment> {
     let loads = |segment: &&Segment| segment.kind == elf::PT_LOAD.0;
     image.segments.iter().filter(loads)
@@ -185,9 +168,9 @@ fn check_loadable(image: &Image<'_>) -> Result<(), Reason> {
 /// Refuses files with bytes that no header speaks of: self-extracting programs keep their payload
 /// behind the last section, and find it by its distance from the end.
 fn check_accounted(image: &Image<'_>) -> Result<(), Reason> {
-    let header = file_header(image);
+    let header = image.file_header();
     let table_size = (image.sections.len() * size_of::<SectionHeader>()) as u64;
-    let (program_headers, program_headers_size) = program_headers(image);
+    let (program_headers, program_headers_size) = image.program_headers();
     let mut ranges = vec![
         (0, size_of::<FileHeader>() as u64),
         (program_headers, program_headers_size),
@@ -234,6 +217,7 @@ fn check_accounted(image: &Image<'_>) -> Result<(), Reason> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::image::ProgramHeader;
     use super::*;
     use object::pod;
     use std::process::Command;
@@ -258,7 +242,7 @@ mod tests {
         let of_kind = |segment: &&(usize, &Segment)| segment.1.kind == elf::PT_LOAD.0;
         let segments = image.segments.iter().enumerate();
         let (position, _) = segments.filter(|pair| of_kind(&pair)).nth(index).unwrap();
-        program_headers(&image).0 as usize + position * size_of::<ProgramHeader>()
+        image.program_headers().0 as usize + position * size_of::<ProgramHeader>()
     }
 
     fn add(bytes: &mut [u8], at: usize, number: u64) {
@@ -272,7 +256,7 @@ mod tests {
         let cases: &[(&str, Change)] = &[
             ("relocatable", |bytes| *bytes = library(&["-c"])),
             ("UPX", |bytes| {
-                let (start, size) = program_headers(&Image::parse(bytes).unwrap());
+                let (start, size) = Image::parse(bytes).unwrap().program_headers();
                 let magic = (start + size) as usize + 4;
                 bytes[magic..magic + 4].copy_from_slice(b"UPX!");
             }),
@@ -310,7 +294,7 @@ mod tests {
     /// becomes its), as some tools do to make room.
     fn with_headers_last(mut bytes: Vec<u8>) -> Vec<u8> {
         let image = Image::parse(&bytes).unwrap();
-        let (table, size) = program_headers(&image);
+        let (table, size) = image.program_headers();
         let kind = |kind: elf::ProgramType| {
             let mut segments = image.segments.iter();
             let position = segments.position(|segment| segment.kind == kind.0);
@@ -361,7 +345,7 @@ mod tests {
         let stripped = layout::write(&image).unwrap();
         assert_eq!(proof::prove(&image, &stripped), Ok(()));
         let new = Image::parse(&stripped).unwrap();
-        let (table, size) = program_headers(&new);
+        let (table, size) = new.program_headers();
         let loaded = loads(&new).flat_map(|load| load.offset..load.offset + load.file_size);
         // GNU_STACK has no bytes, so its offset is nobody's.
         let empty = new

@@ -142,6 +142,7 @@ pub fn pack(
         });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
+    no_file_is_a_directory(&files)?;
     let members: Vec<Member<'_>> = files.iter().map(member).collect();
     let unzipped = files.iter().map(|file| file.size() as u64).sum();
     let zip = zip::zip(&members)?;
@@ -153,6 +154,22 @@ pub fn pack(
         packed_sizes,
         files,
     })
+}
+
+/// `files` is sorted.
+fn no_file_is_a_directory(files: &[File]) -> anyhow::Result<()> {
+    for file in files {
+        for (slash, _) in file.path.match_indices('/') {
+            let above = &file.path[..slash];
+            let taken = files.binary_search_by(|other| other.path.as_str().cmp(above));
+            ensure!(
+                taken.is_err(),
+                "`{above}` is a file and a directory of the package (because of `{}`)\nhelp: give the asset another `dest`",
+                file.path
+            );
+        }
+    }
+    Ok(())
 }
 
 fn input<'a>(item: &'a Item, place: Place) -> Input<'a> {

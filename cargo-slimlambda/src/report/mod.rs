@@ -1,10 +1,11 @@
 //! What a build did, as plain data: drawn by `terminal`, serialised as it is for machines.
 //!
-//! The JSON layout is described by `schemas/build-report.schema.json`; a change that a reader could
-//! stumble over raises [`REPORT_VERSION`].
+//! The JSON layout is `schemas/build-report-v1.schema.json`; a change that a reader could stumble over raises
+//! [`REPORT_VERSION`].
 
 pub mod terminal;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -167,10 +168,12 @@ pub struct Settings {
 /// A file that was written.
 #[derive(Debug, Clone, Serialize)]
 pub struct Output {
-    /// Absolute path, or as `--lambda-dir` has it.
+    /// Absolute path.
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
+    /// BLAKE3, hexadecimal: by it the next build knows the file again before it removes it.
+    pub digest: String,
 }
 
 /// What a report is made from.
@@ -308,4 +311,9 @@ fn needed_by(closure: &Closure<'_>, item: &Item) -> Vec<String> {
 pub fn json(reports: &[Report]) -> anyhow::Result<String> {
     let document = serde_json::json!({ "version": REPORT_VERSION, "functions": reports });
     serde_json::to_string_pretty(&document).context("failed to write the report")
+}
+
+/// Prints a document on stdout. A reader that has seen enough and closed the pipe is no error.
+pub fn print(document: &str) {
+    let _ = writeln!(std::io::stdout(), "{document}");
 }

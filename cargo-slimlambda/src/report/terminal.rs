@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,7 @@ use super::{FileReport, Report};
 use crate::cli::{Color, OutputArgs};
 use crate::event::Event;
 use crate::plan::{Place, Why};
-use crate::tree::Strip;
+use crate::tree::{Role, Strip};
 
 /// Files that the table shows one by one; the rest is summed up.
 const ROWS: usize = 12;
@@ -93,7 +94,7 @@ impl Screen {
             .find(|output| output.path.extension().is_some_and(|e| e == "zip"));
         let output = zip
             .or(report.outputs.first())
-            .map(|output| output.path.display().to_string())
+            .map(|output| from_here(&output.path).display().to_string())
             .unwrap_or_default();
         self.status(
             "Packaged",
@@ -158,10 +159,15 @@ fn table(report: &Report, all: bool) -> Vec<String> {
     };
     let (shown, rest) = files.split_at(shown);
     let packed = report.archive.is_some();
+    // Without a launcher the function's binary is what Lambda starts.
+    let path = |file: &FileReport| match (file.role, &report.launcher) {
+        (Role::Binary, None) => "bootstrap".to_string(),
+        _ => file.path.clone(),
+    };
 
     let width = shown
         .iter()
-        .map(|file| file.path.chars().count())
+        .map(|file| path(file).chars().count())
         .max()
         .unwrap_or(0)
         .clamp(12, 44);
@@ -174,13 +180,13 @@ fn table(report: &Report, all: bool) -> Vec<String> {
             let _ = write!(line, "  {archived:>10}");
         }
         let _ = write!(line, "  {place}");
-        line
+        line.trim_end().to_string()
     };
     let mut lines = vec![row("file", "built", "stripped", "in archive", "placed")];
     for file in shown {
         let archived = file.packed_size.map(size).unwrap_or_default();
         lines.push(row(
-            &file.path,
+            &path(file),
             &size(file.original_size),
             &size(file.size),
             &archived,
@@ -310,6 +316,14 @@ fn hints(report: &Report, all: bool) -> String {
         "\n  if the function uses one: add it to `libraries` in [package.metadata.slimlambda]",
     );
     text
+}
+
+/// A path below the current directory, relative to it; any other as it is.
+fn from_here(path: &Path) -> &Path {
+    std::env::current_dir()
+        .ok()
+        .and_then(|here| path.strip_prefix(here).ok())
+        .unwrap_or(path)
 }
 
 /// A size for people. Lambda's MB are MiB.

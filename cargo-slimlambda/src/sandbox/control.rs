@@ -50,6 +50,8 @@ pub struct Spec {
     pub tmp_size: u64,
     /// Memory limit, bytes.
     pub memory: u64,
+    /// Cores that the function may see, where the host has them.
+    pub cores: usize,
     /// A private binfmt_misc registration, for a foreign architecture.
     pub binfmt: Option<String>,
     /// The bootstrap's path as the function sees it.

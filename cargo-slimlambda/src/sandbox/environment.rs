@@ -1,15 +1,14 @@
 //! The environment variables of the function: the documented ones and the user's, nothing else.
 //!
 //! Source: <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html>.
-//! `AWS_EXECUTION_ENV` is not there on purpose: OS-only runtimes do not have it.
+//! `AWS_EXECUTION_ENV` and `_X_AMZN_TRACE_ID` are not there on purpose: OS-only runtimes do not have
+//! them (the runtime client sets the latter from a header of each event).
 
 use super::Options;
 use crate::error::usage;
+use crate::limits;
 use anyhow::Result;
 use std::path::Path;
-
-/// All of a function's own variables together, bytes (Lambda quotas: 4 KB).
-const OWN_MAX: usize = 4096;
 
 /// Names that Lambda refuses to have set.
 const RESERVED: &[&str] = &[
@@ -78,9 +77,10 @@ pub fn check(own: &[(String, String)]) -> Result<()> {
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
-    if size > OWN_MAX {
+    let most = limits::ENVIRONMENT.value;
+    if size as u64 > most {
         return Err(usage(format!(
-            "environment variables of `{size}` bytes, where Lambda takes at most `{OWN_MAX}`"
+            "environment variables of `{size}` bytes, where Lambda takes at most `{most}`"
         )));
     }
     Ok(())
@@ -107,6 +107,10 @@ pub fn environment(options: &Options, task: &Path, opt: &Path) -> Vec<(String, S
             "local/[$LATEST]slimlambda".to_owned(),
         ),
         ("AWS_REGION", region),
+        // Whether or not the function is traced; the address is what functions report
+        // (<https://github.com/aws-observability/aws-otel-php/issues/4>). Nobody listens there.
+        ("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR".to_owned()),
+        ("AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129:2000".to_owned()),
         ("LAMBDA_RUNTIME_DIR", runtime.to_owned()),
         ("LAMBDA_TASK_ROOT", task.to_string()),
         ("LANG", "en_US.UTF-8".to_owned()),
@@ -120,8 +124,11 @@ pub fn environment(options: &Options, task: &Path, opt: &Path) -> Vec<(String, S
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    // None of those that matter is other than UTF-8; the caller may have others that are.
+    let callers = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     all.extend(
-        std::env::vars().filter(|(name, _)| {
+        callers.filter(|(name, _)| {
             THROUGH.contains(&name.as_str()) || name.starts_with(THROUGH_PREFIX)
         }),
     );
@@ -147,7 +154,7 @@ mod tests {
             ("_HANDLER", "x"),
             ("A=B", "c"),
             ("", "c"),
-            ("A", &"x".repeat(OWN_MAX)),
+            ("A", &"x".repeat(4096)),
         ] {
             assert!(check(&one(name, value)).is_err(), "{name}");
         }

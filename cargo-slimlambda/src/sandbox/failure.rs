@@ -2,7 +2,7 @@
 
 use super::control::Exit;
 use super::report::InitOutcome;
-use super::runtime_api::RESPONSE_MAX;
+use crate::limits;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -64,7 +64,8 @@ impl Failure {
             Self::OutOfMemory => "Runtime exited with error: signal: killed".to_owned(),
             Self::TimedOut => format!("Task timed out after {:.2} seconds", timeout.as_secs_f64()),
             Self::TooLarge => format!(
-                "Response payload size exceeded maximum allowed payload size ({RESPONSE_MAX} bytes)."
+                "Response payload size exceeded maximum allowed payload size ({} bytes).",
+                limits::RESPONSE.value
             ),
             Self::InvalidEntrypoint(message) => message,
         };

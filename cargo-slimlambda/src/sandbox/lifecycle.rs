@@ -8,7 +8,7 @@
 use super::control::{FromInit, ToInit, receive, send};
 use super::failure::Failure;
 use super::report::{InitOutcome, InitPhase, InvokePhase, RunReport};
-use super::runtime_api::{Api, Call, CallKind, Delivery, RESPONSE_MAX};
+use super::runtime_api::{Api, Call, CallKind, Delivery};
 use super::{Answer, Options, environment, seccomp};
 use crate::event::{Event, Sink};
 use crate::limits;
@@ -434,7 +434,9 @@ impl Function<'_> {
 /// What a call reports, taken out of it.
 fn reported(call: &mut Call) -> Result<Vec<u8>, Failure> {
     match std::mem::replace(&mut call.kind, CallKind::Unknown) {
-        CallKind::Response { body, .. } if body.len() > RESPONSE_MAX => Err(Failure::TooLarge),
+        CallKind::Response { body, .. } if body.len() as u64 > limits::RESPONSE.value => {
+            Err(Failure::TooLarge)
+        }
         CallKind::Response { body, .. } => Ok(body),
         CallKind::Error {
             error_type, body, ..

@@ -25,13 +25,14 @@ pub use control::{Exit, Isolation};
 pub use process::child_main;
 pub use report::RunReport;
 
-use crate::error::{gate, usage};
+use crate::elf::runtime::{PROVIDED_AL2023, Runtime};
+use crate::error::usage;
 use crate::event::{Event, Sink};
 use crate::limits::{self, Limit};
 use anyhow::{Context, Result};
 use control::Spec;
 use lifecycle::Function;
-use provided::{Bootstrap, Machine};
+use provided::Bootstrap;
 use report::{Kept, REPORT_VERSION};
 use start::Teardown;
 use std::collections::BTreeMap;
@@ -49,9 +50,6 @@ pub const STAGE2_ARG: &str = "__sandbox";
 /// The user of a function's process: `sbx_user1051`. Source: reports of `id` on Lambda.
 const UID: u32 = 993;
 const GID: u32 = 990;
-
-/// Largest event, bytes (Lambda quotas: 6 MB, synchronous).
-const EVENT_MAX: usize = 6 * 1024 * 1024;
 
 /// What to run, and how large its execution environment is.
 #[derive(Debug, Clone)]
@@ -72,8 +70,8 @@ pub struct Options {
     pub timeout: Duration,
     /// The function's own variables.
     pub environment: Vec<(String, String)>,
-    /// Sonames that the runtime provides; nothing else of the host's libraries is visible.
-    pub provided: Vec<String>,
+    /// The runtime whose libraries are shown; no others of the host's are visible.
+    pub runtime: Runtime,
     /// Another system's root to show instead of the provided files.
     pub rootfs: Option<PathBuf>,
     /// Leave the unpacked package and /tmp on the host.
@@ -95,7 +93,7 @@ impl Default for Options {
             tmp_mib: 512,
             timeout: Duration::from_secs(3),
             environment: Vec::new(),
-            provided: Vec::new(),
+            runtime: PROVIDED_AL2023,
             rootfs: None,
             keep: false,
             isolation: None,
@@ -228,7 +226,7 @@ pub fn run(
 fn check(options: &Options, events: &[Vec<u8>]) -> Result<()> {
     let within = |name: &str, mib: u32, least: Limit, most: Limit| {
         let bytes = u64::from(mib) * limits::MIB;
-        let (low, high) = (least.value / limits::MIB, most.value / limits::MIB);
+        let (low, high) = (least.mib(), most.mib());
         if (least.value..=most.value).contains(&bytes) {
             return Ok(());
         }
@@ -265,11 +263,12 @@ fn check(options: &Options, events: &[Vec<u8>]) -> Result<()> {
             "function name `{name}` does not match `[a-zA-Z0-9-_]+`"
         )));
     }
-    if let Some(event) = events.iter().find(|event| event.len() > EVENT_MAX) {
-        return Err(gate(format!(
-            "Request must be smaller than {EVENT_MAX} bytes for the InvokeFunction operation\n  \
-             the event has `{}` bytes",
-            event.len()
+    let most = limits::EVENT.value;
+    let mut sizes = events.iter().map(|event| event.len() as u64);
+    if let Some(size) = sizes.find(|size| *size > most) {
+        return Err(usage(format!(
+            "Request must be smaller than {most} bytes for the InvokeFunction operation\n  \
+             the event has `{size}` bytes"
         )));
     }
     environment::check(&options.environment)
@@ -296,11 +295,11 @@ fn specify(
         .map_or(Bootstrap::Other, |(host, _)| provided::recognise(host));
     let machine = match kind {
         Bootstrap::Elf(machine) => machine,
-        _ => Machine::host(),
+        _ => provided::host(),
     };
     let system = match &options.rootfs {
         Some(_) => provided::Provided::default(),
-        None => provided::collect(&options.provided, machine, &kind)?,
+        None => provided::collect(&options.runtime, machine, &kind)?,
     };
     for soname in &system.missing {
         sink(Event::Note(&format!(
@@ -310,7 +309,7 @@ fn specify(
     let rootfs = options.rootfs.as_ref().map(|tree| {
         fs::canonicalize(tree).with_context(|| format!("failed to resolve `{}`", tree.display()))
     });
-    let foreign = machine != Machine::host();
+    let foreign = machine != provided::host();
     Ok(Spec {
         isolation: Isolation::Plain,
         parent: nix::unistd::Pid::this().as_raw(),
@@ -322,7 +321,12 @@ fn specify(
         links: system.links.into_iter().collect(),
         tmp_size: u64::from(options.tmp_mib) * limits::MIB,
         memory: u64::from(options.memory_mib) * limits::MIB,
-        binfmt: if foreign { machine.emulator() } else { None },
+        cores: limits::cores(options.memory_mib),
+        binfmt: if foreign {
+            provided::emulator(machine)
+        } else {
+            None
+        },
         bootstrap: entrypoint.map(|(_, inside)| inside).unwrap_or_default(),
         share_tmp: options.keep,
     })
@@ -331,9 +335,18 @@ fn specify(
 /// What no isolation enforces.
 fn never_enforced(spec: &Spec) -> Vec<String> {
     let mut list = vec![
-        "CPU share: all of this machine's cores and their full speed are there".to_owned(),
+        "CPU share: the cores are there at their full speed, and /proc/cpuinfo lists all of this \
+         machine's"
+            .to_owned(),
         "network: it is this machine's".to_owned(),
     ];
+    let wanted = spec.cores;
+    match std::thread::available_parallelism().map(usize::from) {
+        Ok(cores) if cores < wanted => list.push(format!(
+            "cores: Lambda shows `{wanted}` at this memory, and this machine has `{cores}`"
+        )),
+        _ => {}
+    }
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("avx512f") && spec.binfmt.is_none() {
         list.push("instructions: this CPU has AVX-512, which Lambda does not promise".to_owned());

@@ -2,20 +2,19 @@
 //!
 //! Modes and symlinks are kept as the zip has them; paths that leave the root, go through a
 //! symlink or come twice are refused before anything is written for them; the sizes are checked
-//! before the first byte is unpacked, and each entry is stopped at its declared size.
+//! before the first byte is unpacked, and each entry is stopped at its declared size. On Lambda the
+//! files are root's, so a file that only its owner may read cannot be read by the function.
 
 use crate::error::gate;
 use crate::limits;
 use anyhow::{Context, Result, bail};
+use nix::unistd::{Uid, getuid};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use zip::ZipArchive;
-
-/// Layers of one function (Lambda quotas).
-const LAYERS_MAX: usize = 5;
 
 /// A symlink's target may not be longer (PATH_MAX).
 const TARGET_MAX: u64 = 4096;
@@ -33,9 +32,10 @@ pub struct Unpacked {
 
 /// Unpacks package and layers below `work`; a package that is a directory is used in place.
 pub fn unpack(package: &Path, layers: &[PathBuf], work: &Path) -> Result<Unpacked> {
-    if layers.len() > LAYERS_MAX {
+    let most = limits::LAYERS.value;
+    if layers.len() as u64 > most {
         return Err(gate(format!(
-            "`{}` layers, where Lambda takes at most `{LAYERS_MAX}`",
+            "`{}` layers, where Lambda takes at most `{most}`",
             layers.len()
         )));
     }
@@ -135,6 +135,11 @@ fn extract_entry<R: Read>(
     let relative = safe_path(name)?;
     let mode = entry.unix_mode();
     let target = root.join(&relative);
+    if relative.as_os_str().is_empty() {
+        // The root itself (`./`), which is there and not the zip's to set.
+        anyhow::ensure!(entry.is_dir(), "the path names no file");
+        return Ok(());
+    }
     if entry.is_dir() {
         create_directories(root, &relative)?;
         // Writable for us in any case, or the tree could not be removed again.
@@ -169,21 +174,32 @@ fn extract_entry<R: Read>(
         bail!("`{written}` bytes or more, where `{size}` were declared");
     }
     // A zip without modes gives plain files, also on Lambda: such a bootstrap does not start.
-    file.set_permissions(fs::Permissions::from_mode(mode.unwrap_or(0o644) & 0o777))?;
+    let mode = mode_for(getuid(), mode.unwrap_or(0o644) & 0o777);
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     Ok(())
 }
 
-/// A path that stays inside, component by component.
+/// The mode that gives the function the rights that it has on Lambda, where it is one of the others.
+/// Unless we are root, the file is ours and we are the function: what counts is the owner's part.
+fn mode_for(user: Uid, mode: u32) -> u32 {
+    if user.is_root() {
+        mode
+    } else {
+        (mode & 0o007) * 0o111
+    }
+}
+
+/// A path that stays inside, component by component. A leading `./`, as `find . | zip -@` and other
+/// zip writers leave it, says nothing.
 fn safe_path(name: &[u8]) -> Result<PathBuf> {
     let name = std::str::from_utf8(name).context("the path is not UTF-8")?;
     let path = Path::new(name);
-    let inside = path
-        .components()
-        .all(|part| matches!(part, Component::Normal(part) if part.len() <= 255));
+    let parts = || path.components().filter(|part| *part != Component::CurDir);
+    let inside = parts().all(|part| matches!(part, Component::Normal(part) if part.len() <= 255));
     if name.is_empty() || name.contains(['\0', '\\']) || !inside {
         bail!("the path does not stay inside the package");
     }
-    Ok(path.components().collect())
+    Ok(parts().collect())
 }
 
 /// Creates a directory and its parents; none of them may be a symlink or a file.
@@ -246,6 +262,9 @@ mod tests {
             &[Link("up", ".."), File("up/outside", 0o644)],
             &[File("a", 0o644), File("a/b", 0o644)],
             &[File("a/b", 0o644), File("a", 0o644)],
+            &[File("./../outside", 0o644)],
+            &[File("a", 0o644), File("./a", 0o644)],
+            &[File(".", 0o644)],
         ];
         for (index, entries) in cases.iter().enumerate() {
             let dir = tempfile::tempdir().unwrap();
@@ -255,6 +274,22 @@ mod tests {
             unpack(&package, &[], &work).expect_err(&format!("case {index}"));
             assert!(!dir.path().join("outside").exists() && !work.join("outside").exists());
         }
+    }
+
+    #[test]
+    fn a_leading_dot_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let package = dir.path().join("p.zip");
+        let mut writer = zip::ZipWriter::new(File::create(&package).unwrap());
+        let options = SimpleFileOptions::default();
+        writer.add_directory("./", options).unwrap();
+        writer.start_file("./lib/./a", options).unwrap();
+        writer.finish().unwrap();
+        zip(&dir.path().join("l.zip"), &[Entry::File("./b", 0o644)]);
+        let work = dir.path().join("work");
+        fs::create_dir(&work).unwrap();
+        let unpacked = unpack(&package, &[dir.path().join("l.zip")], &work).unwrap();
+        assert!(unpacked.task.join("lib/a").is_file() && unpacked.opt.join("b").is_file());
     }
 
     #[test]
@@ -280,13 +315,22 @@ mod tests {
         fs::create_dir(&work).unwrap();
         let unpacked = unpack(&package, &[first, second], &work).unwrap();
         let mode = |path: PathBuf| fs::symlink_metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(unpacked.task.join("bin/x")) & 0o7777, 0o711);
+        let expected = |mode| mode_for(getuid(), mode);
+        assert_eq!(mode(unpacked.task.join("bin/x")) & 0o7777, expected(0o711));
         assert_eq!(
             fs::read_link(unpacked.task.join("bootstrap")).unwrap(),
             Path::new("bin/x")
         );
-        assert_eq!(mode(unpacked.opt.join("a")) & 0o777, 0o755);
-        assert_eq!(mode(unpacked.opt.join("b")), 0o100_640);
+        assert_eq!(mode(unpacked.opt.join("a")) & 0o777, expected(0o755));
+        assert_eq!(mode(unpacked.opt.join("b")), 0o100_000 | expected(0o640));
+    }
+
+    #[test]
+    fn the_function_has_the_rights_of_others() {
+        for (mode, without_root) in [(0o600, 0o000), (0o644, 0o444), (0o755, 0o555)] {
+            assert_eq!(mode_for(Uid::from_raw(0), mode), mode);
+            assert_eq!(mode_for(Uid::from_raw(1000), mode), without_root);
+        }
     }
 
     #[test]

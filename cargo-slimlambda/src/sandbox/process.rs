@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -314,6 +314,7 @@ fn run_function(
     if privileged || spec.isolation != Isolation::Plain {
         setrlimit(Resource::RLIMIT_NPROC, most, most).context("processes")?;
     }
+    show_cores(spec.cores).context("CPU affinity")?;
     if privileged {
         drop_ids()?;
     }
@@ -343,4 +344,40 @@ fn run_function(
         None,
     )?;
     std::process::exit(127);
+}
+
+/// Leaves this thread, and whatever it becomes, no more than `most` of the cores that it has. The
+/// number of threads that programs and libraries start comes from here.
+fn show_cores(most: usize) -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    let present = sched_getaffinity(this)?;
+    let mut shown = CpuSet::new();
+    for core in (0..CpuSet::count())
+        .filter(|core| present.is_set(*core) == Ok(true))
+        .take(most)
+    {
+        shown.set(core)?;
+    }
+    sched_setaffinity(this, &shown)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_cores_are_shown_than_lambda_has() {
+        let cores = || std::thread::available_parallelism().unwrap().get();
+        for most in [1, 6] {
+            // A thread of its own, because it does not get the cores back.
+            std::thread::spawn(move || {
+                let before = cores();
+                show_cores(most).unwrap();
+                assert_eq!(cores(), before.min(most));
+            })
+            .join()
+            .unwrap();
+        }
+    }
 }

@@ -1,19 +1,18 @@
 //! Which of the host's files the function may see: what its runtime provides, and no more.
 //!
-//! (sonames, bootstrap) → files to copy and links to make. The host stands in for the runtime, so
+//! (runtime, bootstrap) → files to copy and links to make. The host stands in for the runtime, so
 //! versions may differ; what the runtime does not have is invisible, which is the point: a library
 //! that happens to be on this machine does not hide that it is missing on Lambda.
 
+use crate::elf::image::{Image, Machine};
+use crate::elf::runtime::{self, Runtime};
+use crate::elf::search::system_directories;
 use anyhow::{Context, Result};
-use goblin::elf::Elf;
 use goblin::elf::header::{EM_AARCH64, EM_X86_64};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-/// Shells and interpreters are small; a library is read only for its header.
-const INTERPRETER_MAX: u64 = 64 * 1024 * 1024;
 
 /// The runtime's certificates, and where they are on other systems.
 const CERTIFICATES: &[&str] = &[
@@ -22,74 +21,33 @@ const CERTIFICATES: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// An architecture that Lambda has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Machine {
-    /// `e_machine`.
-    pub number: u16,
-    /// Name in file names and emulators.
-    pub name: &'static str,
-    /// Loader's path, inside.
-    loader: &'static str,
-    /// Host directories to look in, in order.
-    directories: &'static [&'static str],
+/// The machine of this program.
+pub fn host() -> Machine {
+    if cfg!(target_arch = "aarch64") {
+        Machine::Aarch64
+    } else {
+        Machine::X86_64
+    }
 }
 
-/// x86-64, then AArch64.
-const MACHINES: [Machine; 2] = [
-    Machine {
-        number: EM_X86_64,
-        name: "x86_64",
-        loader: "lib64/ld-linux-x86-64.so.2",
-        directories: &[
-            "/lib64",
-            "/usr/lib64",
-            "/lib/x86_64-linux-gnu",
-            "/usr/lib/x86_64-linux-gnu",
-            "/usr/x86_64-linux-gnu/lib",
-            "/lib",
-            "/usr/lib",
-        ],
-    },
-    Machine {
-        number: EM_AARCH64,
-        name: "aarch64",
-        loader: "lib/ld-linux-aarch64.so.1",
-        directories: &[
-            "/lib64",
-            "/usr/lib64",
-            "/lib/aarch64-linux-gnu",
-            "/usr/lib/aarch64-linux-gnu",
-            "/usr/aarch64-linux-gnu/lib",
-            "/lib",
-            "/usr/lib",
-        ],
-    },
-];
-
-impl Machine {
-    /// The machine of this program.
-    pub fn host() -> Self {
-        MACHINES[usize::from(cfg!(target_arch = "aarch64"))]
-    }
-
-    /// A private registration for binfmt_misc, if an emulator for this machine is installed.
-    pub fn emulator(self) -> Option<String> {
-        let name = format!("qemu-{}-static", self.name);
-        let emulator = find_program(&name)?;
-        let [low, high] = self.number.to_le_bytes();
-        // Magic: ELF, 64 bit, little endian, ET_EXEC or ET_DYN, this machine (gABI chapter 4).
-        let magic = format!(
-            r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x{low:02x}\x{high:02x}"
-        );
-        let mask =
-            r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
-        // F: the emulator is opened now, and need not be in the sandbox.
-        Some(format!(
-            ":{name}:M::{magic}:{mask}:{}:F",
-            emulator.display()
-        ))
-    }
+/// A private registration for binfmt_misc, if an emulator for this machine is installed.
+pub fn emulator(machine: Machine) -> Option<String> {
+    let emulator = find_program(&format!("qemu-{machine}-static"))?;
+    let number = match machine {
+        Machine::X86_64 => EM_X86_64,
+        Machine::Aarch64 => EM_AARCH64,
+    };
+    let [low, high] = number.to_le_bytes();
+    // Magic: ELF, 64 bit, little endian, ET_EXEC or ET_DYN, this machine (gABI chapter 4).
+    let magic = format!(
+        r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x{low:02x}\x{high:02x}"
+    );
+    let mask = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
+    // F: the emulator is opened now, and need not be in the sandbox.
+    Some(format!(
+        ":qemu-{machine}-static:M::{magic}:{mask}:{}:F",
+        emulator.display()
+    ))
 }
 
 /// What a bootstrap is, as far as starting it is concerned.
@@ -117,7 +75,8 @@ pub fn recognise(bootstrap: &Path) -> Bootstrap {
         };
         return Bootstrap::Script(PathBuf::from(interpreter));
     }
-    machine_of(&head).map_or(Bootstrap::Other, Bootstrap::Elf)
+    let bytes = fs::read(bootstrap).unwrap_or_default();
+    Image::parse(&bytes).map_or(Bootstrap::Other, |image| Bootstrap::Elf(image.machine))
 }
 
 /// Up to 256 bytes, the kernel's own look at a file (BINPRM_BUF_SIZE).
@@ -127,33 +86,19 @@ fn head(path: &Path) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn machine_of(head: &[u8]) -> Option<Machine> {
-    // e_ident: ELF, 64 bit, little endian; e_machine at 18 (gABI chapter 4).
-    let number = u16::from_le_bytes([*head.get(18)?, *head.get(19)?]);
-    let machine = MACHINES
-        .into_iter()
-        .find(|machine| machine.number == number)?;
-    head.starts_with(b"\x7fELF\x02\x01").then_some(machine)
-}
-
 /// Why a bootstrap that is there cannot be executed, where its content explains it.
 pub fn why_not_executable(bootstrap: &Path) -> Option<String> {
-    if let Bootstrap::Elf(machine) = recognise(bootstrap)
-        && machine != Machine::host()
-    {
-        let (name, host) = (machine.name, Machine::host().name);
+    let bytes = fs::read(bootstrap).ok()?;
+    let image = Image::parse(&bytes).ok()?;
+    if image.machine != host() {
         return Some(format!(
-            "`bootstrap` is for {name}, and this machine is {host}\n\
-             help: install an emulator (`apt-get install qemu-user-static`)"
+            "`bootstrap` is for {}, and this machine is {}\n\
+             help: install an emulator (`apt-get install qemu-user-static`)",
+            image.machine,
+            host()
         ));
     }
-    let mut bytes = Vec::new();
-    File::open(bootstrap)
-        .ok()?
-        .take(INTERPRETER_MAX)
-        .read_to_end(&mut bytes)
-        .ok()?;
-    let interpreter = Elf::parse(&bytes).ok()?.interpreter?;
+    let interpreter = image.interpreter?;
     Some(format!("`bootstrap` wants the loader `{interpreter}`"))
 }
 
@@ -169,26 +114,31 @@ pub struct Provided {
 }
 
 /// Collects the runtime's libraries, the loader, /bin/sh, a script's interpreter and /etc.
-pub fn collect(sonames: &[String], machine: Machine, bootstrap: &Bootstrap) -> Result<Provided> {
+pub fn collect(runtime: &Runtime, machine: Machine, bootstrap: &Bootstrap) -> Result<Provided> {
     let mut provided = Provided::default();
-    let loader = Path::new(machine.loader);
-    let loader_name = loader
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    for soname in sonames.iter().map(String::as_str).chain([loader_name]) {
+    let loader = Path::new(runtime::interpreters(machine)[0]);
+    let loader_name = loader.file_name().unwrap_or_default();
+    let rows = runtime.rows.iter();
+    let sonames = rows.filter(|row| row.machines.contains(&machine));
+    let mut sonames: Vec<_> = sonames.map(|row| row.soname).collect();
+    sonames.extend(loader_name.to_str());
+    sonames.sort_unstable();
+    sonames.dedup();
+    let directories = system_directories(machine);
+    for soname in sonames {
         // The runtime's /lib64 is where its loader looks, and first in LD_LIBRARY_PATH.
-        match find_library(soname, machine) {
-            Some(path) => drop(provided.files.insert(Path::new("lib64").join(soname), path)),
+        match find_library(soname, machine, &directories) {
+            Some((path, _)) => drop(provided.files.insert(Path::new("lib64").join(soname), path)),
             None => provided.missing.push(soname.to_owned()),
         }
     }
-    if !loader.starts_with("lib64") {
+    let inside = loader.strip_prefix("/").unwrap_or(loader);
+    if !inside.starts_with("lib64") {
         let target = Path::new("/lib64").join(loader_name);
-        provided.links.insert(loader.to_owned(), target);
+        provided.links.insert(inside.to_owned(), target);
     }
     // This host's loader may have other built-in directories than the runtime's.
-    let multiarch = format!("{}-linux-gnu", machine.name);
+    let multiarch = format!("{machine}-linux-gnu");
     for (inside, target) in [
         (format!("lib/{multiarch}"), "/lib64"),
         (format!("usr/lib/{multiarch}"), "/lib64"),
@@ -231,36 +181,35 @@ fn program(provided: &mut Provided, path: &Path) -> Result<()> {
         Err(_) => path.strip_prefix("/").unwrap_or(path).to_owned(),
     };
     provided.files.insert(inside, path.to_owned());
-    let mut wanted = vec![path.to_owned()];
-    while let Some(path) = wanted.pop() {
-        let mut bytes = Vec::new();
-        File::open(&path)
-            .and_then(|file| file.take(INTERPRETER_MAX).read_to_end(&mut bytes))
-            .with_context(|| format!("failed to read `{}`", path.display()))?;
-        let Ok(elf) = Elf::parse(&bytes) else {
-            continue;
-        };
-        for soname in elf.libraries {
+    let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    let directories = system_directories(host());
+    let mut wanted = vec![bytes];
+    while let Some(bytes) = wanted.pop() {
+        let needed = Image::parse(&bytes).map_or_else(|_| Vec::new(), |image| image.needed);
+        for soname in needed {
             let inside = Path::new("lib64").join(soname);
-            if let Some(found) = find_library(soname, Machine::host())
-                && !provided.files.contains_key(&inside)
+            if !provided.files.contains_key(&inside)
+                && let Some((found, bytes)) = find_library(soname, host(), &directories)
             {
-                provided.files.insert(inside, found.clone());
-                wanted.push(found);
+                provided.files.insert(inside, found);
+                wanted.push(bytes);
             }
         }
     }
     Ok(())
 }
 
-fn find_library(soname: &str, machine: Machine) -> Option<PathBuf> {
-    let candidates = machine
-        .directories
+/// Path and bytes of the first library of this name that is for the machine.
+fn find_library(
+    soname: &str,
+    machine: Machine,
+    directories: &[PathBuf],
+) -> Option<(PathBuf, Vec<u8>)> {
+    directories
         .iter()
-        .map(|directory| Path::new(directory).join(soname));
-    candidates
-        .filter(|path| fs::metadata(path).is_ok_and(|found| found.is_file()))
-        .find(|path| head(path).is_ok_and(|head| machine_of(&head) == Some(machine)))
+        .map(|directory| directory.join(soname))
+        .filter_map(|path| fs::read(&path).ok().map(|bytes| (path, bytes)))
+        .find(|(_, bytes)| Image::parse(bytes).is_ok_and(|image| image.machine == machine))
 }
 
 fn find_program(name: &str) -> Option<PathBuf> {
@@ -293,7 +242,7 @@ mod tests {
     #[test]
     fn bootstraps_are_recognised() {
         let mut elf = vec![0; 64];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
         elf[18] = 183;
         let cases: &[(&[u8], Bootstrap)] = &[
             (b"#!/bin/sh\nexit", Bootstrap::Script("/bin/sh".into())),
@@ -305,7 +254,7 @@ mod tests {
             (b"#!", Bootstrap::Other),
             (b"", Bootstrap::Other),
             (b"\x7fELF\x02\x01", Bootstrap::Other),
-            (&elf, Bootstrap::Elf(MACHINES[1])),
+            (&elf, Bootstrap::Elf(Machine::Aarch64)),
         ];
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bootstrap");
@@ -317,8 +266,26 @@ mod tests {
 
     #[test]
     fn what_the_host_lacks_is_named() {
-        let sonames = ["libc.so.6".to_owned(), "libnobody.so.7".to_owned()];
-        let provided = collect(&sonames, Machine::host(), &Bootstrap::Other).unwrap();
+        let libc = runtime::PROVIDED_AL2023.row("libc.so.6", host()).unwrap();
+        let nobody = |soname, machine: &'static [Machine]| runtime::Row {
+            soname,
+            machines: machine,
+            ..*libc
+        };
+        let other: &'static [Machine] = match host() {
+            Machine::X86_64 => &[Machine::Aarch64],
+            Machine::Aarch64 => &[Machine::X86_64],
+        };
+        let rows = vec![
+            *libc,
+            nobody("libnobody.so.7", libc.machines),
+            nobody("libother.so.7", other),
+        ];
+        let runtime = Runtime {
+            name: "test",
+            rows: rows.leak(),
+        };
+        let provided = collect(&runtime, host(), &Bootstrap::Other).unwrap();
         assert!(provided.files.contains_key(Path::new("lib64/libc.so.6")));
         assert_eq!(provided.missing, ["libnobody.so.7"]);
     }

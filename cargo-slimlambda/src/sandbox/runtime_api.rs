@@ -5,15 +5,13 @@
 //! answer, and when, is decided by the caller, in one thread.
 //! Source: <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>.
 
+use crate::limits;
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tiny_http::{Header, Method, Request, Response, Server};
-
-/// Largest answer of a function, bytes: 6 MB and 100 for the envelope, as Lambda's message says.
-pub const RESPONSE_MAX: usize = 6 * 1024 * 1024 + 100;
 
 const VERSION: &str = "/2018-06-01/runtime/";
 
@@ -90,7 +88,7 @@ fn read(request: &mut Request) -> std::io::Result<CallKind> {
     // One byte more than allowed shows that it is too long; the rest is not kept.
     request
         .as_reader()
-        .take(RESPONSE_MAX as u64 + 1)
+        .take(limits::RESPONSE.value + 1)
         .read_to_end(&mut body)?;
     let Some(path) = request.url().strip_prefix(VERSION) else {
         return Ok(CallKind::Unknown);

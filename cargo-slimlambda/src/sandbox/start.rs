@@ -2,9 +2,8 @@
 
 use super::control::{FromInit, Isolation, Spec, receive, send};
 use super::{Options, STAGE2_ARG};
-use crate::error::gate;
 use crate::event::{Event, Sink};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 use nix::unistd::{Uid, getuid};
 use std::io::PipeWriter;
@@ -48,6 +47,16 @@ pub fn start(
         match attempt(options, spec, output)? {
             Attempt::Ready(child, control, tmp) => {
                 let not_enforced = not_enforced(isolation, &reasons, getuid());
+                if isolation == Isolation::Plain {
+                    sink(Event::Warning(&format!(
+                        "the function runs as a plain process; unlike on Lambda:\n  {}",
+                        not_enforced.join("\n  ")
+                    )));
+                } else {
+                    for reason in &reasons {
+                        sink(Event::Note(&format!("this system does not allow {reason}")));
+                    }
+                }
                 return Ok(Started {
                     child,
                     control,
@@ -55,16 +64,21 @@ pub fn start(
                     not_enforced,
                 });
             }
-            Attempt::Cannot(reason) => {
-                sink(Event::Note(&format!("this system does not allow {reason}")));
-                reasons.push(reason);
-            }
+            Attempt::Cannot(reason) => reasons.push(reason),
         }
     }
-    let reasons = reasons.join("\n  ");
-    Err(gate(format!(
-        "failed to build the sandbox\n  {reasons}\nhelp: run it as root"
-    )))
+    if spec.rootfs.is_some() {
+        reasons.push("plain processes: they cannot be shown another system's root".to_owned());
+    }
+    let help = match getuid().is_root() {
+        true => "allow namespaces and mounts here (a container needs `--privileged`)",
+        false => "run it as root",
+    };
+    // The host's fault, not the package's: no gate has failed.
+    Err(anyhow!(
+        "failed to build the sandbox\n  {}\nhelp: {help}",
+        reasons.join("\n  ")
+    ))
 }
 
 fn candidates(options: &Options, spec: &Spec, uid: Uid) -> Vec<Isolation> {
@@ -149,7 +163,11 @@ fn not_enforced(isolation: Isolation, reasons: &[String], uid: Uid) -> Vec<Strin
         Isolation::Namespaces => {}
         Isolation::UserNamespace if uid.is_root() => {}
         Isolation::UserNamespace => {
-            list.push("file modes: the files of /var/task and /opt belong to the function".into());
+            list.push(
+                "file modes: directories of /var/task and /opt belong to the function, and the \
+                 files of a package that is a directory"
+                    .into(),
+            );
         }
         Isolation::Plain => {
             list.extend([

@@ -5,7 +5,7 @@ use object::elf;
 use object::read::elf::{GnuHashTable, HashTable};
 
 use super::{FileHeader, FileType, Image, ImageError, Symbol, VersionNeed};
-use super::{array, at, malformed, slice, text};
+use super::{array, at, malformed, slice, string, text};
 
 /// More symbol versions than a 15-bit version index can name (gABI: bit 15 of a versym is "hidden").
 const MOST_VERSIONS: usize = 1 << 15;
@@ -233,8 +233,12 @@ fn symbols<'a>(
         if symbol.st_bind() == elf::STB_LOCAL {
             continue;
         }
-        let name = text(strings, u64::from(symbol.st_name.get(LE)))
-            .ok_or(malformed("a dynamic symbol has no readable name"))?;
+        let name = string(strings, u64::from(symbol.st_name.get(LE)))
+            .ok_or(malformed("a dynamic symbol has a name that is not there"))?;
+        // The loader compares bytes, so any will do; none of those that are asked about is not UTF-8.
+        let Ok(name) = std::str::from_utf8(name) else {
+            continue;
+        };
         let undefined = symbol.st_shndx.get(LE) == elf::SHN_UNDEF;
         let versym = versions
             .get(position)

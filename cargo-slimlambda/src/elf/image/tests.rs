@@ -114,6 +114,27 @@ fn finds_undefined_symbols_of_executables_that_export_nothing() {
 }
 
 #[test]
+fn a_symbol_that_is_not_utf8_is_no_reason_to_refuse_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = library(dir.path());
+    let name = b"\0counter\0";
+    // The first is the dynamic string table's, the other the static one's.
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name)
+        .unwrap();
+    bytes[at + 1] = 0xff;
+    let image = Image::parse(&bytes).unwrap();
+    assert!(image.symbols.iter().any(|symbol| symbol.name == "call"));
+    assert!(
+        !image
+            .symbols
+            .iter()
+            .any(|symbol| symbol.name.ends_with("ounter"))
+    );
+}
+
+#[test]
 fn says_what_is_not_elf() {
     for (bytes, expected) in [
         (&b""[..], FileKind::Empty),

@@ -7,9 +7,7 @@ use object::{U32, U64};
 
 use super::super::image::{FileHeader, FileType, Image, ProgramHeader, Section, SectionHeader};
 use super::super::image::{at, slice};
-use super::{
-    Reason, dangerous, file_header, is_for_tools, is_loaded, last_named, loads, program_headers,
-};
+use super::{Reason, dangerous, is_for_tools, is_loaded, last_named, loads};
 
 /// The smallest page of both architectures, in bytes; the kernel maps whole pages.
 pub(super) const PAGE: u64 = 4096;
@@ -32,7 +30,7 @@ impl Block {
 /// and the program headers stay where they are, because Linux before 5.18 tells a program where its
 /// headers are by their distance in the file ("binfmt_elf: Fix AT_PHDR for unusual ELF files").
 fn blocks(image: &Image<'_>) -> Vec<Block> {
-    let (headers, headers_size) = program_headers(image);
+    let (headers, headers_size) = image.program_headers();
     // Start, end, alignment.
     let mut ranges = vec![(0, size_of::<FileHeader>() as u64, PAGE)];
     ranges.push((headers, headers + headers_size, PAGE));
@@ -119,8 +117,8 @@ pub(super) fn write(image: &Image<'_>) -> Result<Vec<u8>, Reason> {
     }
     put(&mut out, trailer_offset, &trailer.bytes);
 
-    let mut header = *file_header(image);
-    let (start, size) = program_headers(image);
+    let mut header = *image.file_header();
+    let (start, size) = image.program_headers();
     let new_start = moved(blocks, start);
     header.e_phoff.set(LE, new_start);
     header.e_shoff.set(LE, trailer.table);
