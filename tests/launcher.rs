@@ -373,7 +373,6 @@ fn killed_at_any_moment_it_goes_on_where_it_was() {
     let whole = {
         let (tmp, start) = (tmp(), Instant::now());
         package.run(tmp.path()).started();
-        assert_eq!(package.tree(tmp.path()), wanted);
         start.elapsed()
     };
     let (mut tmp, mut in_the_middle, mut resumed) = (tmp(), 0, 0);
