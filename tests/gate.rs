@@ -230,8 +230,8 @@ fn more_in_tmp_than_is_configured() {
     assert_data_eq!(
         text,
         str![[r#"
-error: the unpacked files need 600 MB of /tmp, and `ephemeral-storage` is 512
-help: set it to 600 or more
+error: the unpacked files need 601 MB of /tmp, and `ephemeral-storage` is 512
+help: set it to 601 or more
 
 "#]]
     );

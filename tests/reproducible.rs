@@ -43,30 +43,44 @@ fn copy(at: &Path, age: u64) {
     }
 }
 
-/// Builds it; digests of its outputs.
+/// Builds it as files and as a zip; digests of what comes out.
 fn digests(project: &Path, umask: u16, threads: &str) -> Vec<(&'static str, String)> {
     let out = project.join("out");
-    let mut command = slimlambda(project, "build");
-    command
-        .args(["--offline", "--threads", threads, "--lambda-dir"])
-        .arg(&out);
+    let outputs = [
+        ("binary", &["bootstrap", "slimlambda.archive"][..]),
+        ("zip", &["bootstrap.zip"]),
+    ];
+    let built = outputs.iter().flat_map(|(format, names)| {
+        let mut command = slimlambda(project, "build");
+        command
+            .args(["--offline", "--threads", threads, "--output-format", format])
+            .arg("--lambda-dir")
+            .arg(&out);
+        let ran = run(with_umask(&command, umask), "");
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        names
+            .iter()
+            .map(|name| (*name, digest(&out.join("same").join(name))))
+            .collect::<Vec<_>>()
+    });
+    built.collect()
+}
+
+/// The same command, by way of a shell.
+fn with_umask(command: &Command, umask: u16) -> Command {
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("umask {umask:03o} && exec \"$0\" \"$@\"")]);
     shell
+        .args(["-c", &format!("umask {umask:03o} && exec \"$0\" \"$@\"")])
         .arg(command.get_program())
         .args(command.get_args())
-        .current_dir(project);
+        .current_dir(command.get_current_dir().unwrap());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
             None => shell.env_remove(name),
         };
     }
-    let ran = run(shell, "");
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    ["bootstrap", "slimlambda.archive", "bootstrap.zip"]
-        .map(|name| (name, digest(&out.join("same").join(name))))
-        .into()
+    shell
 }
 
 fn digest(path: &Path) -> String {
@@ -102,7 +116,13 @@ fn the_launcher_is_the_same_for_every_user() {
         copy(&project, 10);
         let mut command = slimlambda(&project, "build");
         command
-            .args(["--quiet", "--offline", "--lambda-dir"])
+            .args([
+                "--quiet",
+                "--offline",
+                "--output-format",
+                "binary",
+                "--lambda-dir",
+            ])
             .arg(home.join("out"))
             .env("CARGO_HOME", home.join("cargo"))
             .env("XDG_CACHE_HOME", home.join("cache"))
