@@ -370,11 +370,13 @@ fn killed_at_any_moment_it_goes_on_where_it_was() {
     let kills = std::env::var("SLIMLAMBDA_KILLS").map_or(40, |n| n.parse().unwrap());
     let package = &*LARGE_PACKAGE;
     let wanted = expected(&*LARGE);
-    let whole = {
+    // The shortest of three, or most kills would come after the end.
+    let once = || {
         let (tmp, start) = (tmp(), Instant::now());
         package.run(tmp.path()).started();
         start.elapsed()
     };
+    let whole = [once(), once(), once()].into_iter().min().unwrap();
     let (mut tmp, mut in_the_middle, mut resumed) = (tmp(), 0, 0);
     let mut moments = moments(1);
     for _ in 0..kills {
@@ -412,7 +414,7 @@ fn killed_at_any_moment_it_goes_on_where_it_was() {
         package.frames
     );
     assert!(
-        in_the_middle * 4 > kills && resumed > 0,
+        in_the_middle * 10 > kills && resumed > 0,
         "{in_the_middle} of {kills}, {resumed}"
     );
 }

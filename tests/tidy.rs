@@ -10,17 +10,17 @@ use runtime_unpack::carried::SOURCE;
 
 /// Module → modules that it may use. `lib.rs` uses all; nobody else does.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("assets", &["config"]),
+    ("assets", &["config", "output"]),
     ("cargo", &["cli", "config", "error", "event"]),
     ("cli", &["config"]),
-    ("config", &["cli", "error"]),
+    ("config", &["cli", "error", "limits"]),
     ("elf", &[]),
     ("error", &[]),
     ("event", &[]),
     (
         "invoke",
         &[
-            "cargo", "cli", "config", "elf", "error", "output", "report", "sandbox",
+            "cargo", "cli", "config", "error", "event", "output", "report", "sandbox",
         ],
     ),
     ("limits", &[]),
@@ -33,8 +33,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "cargo", "cli", "config", "elf", "event", "limits", "pack", "plan", "tree",
         ],
     ),
-    ("sandbox", &["error", "event", "limits"]),
-    ("tree", &["config", "elf"]),
+    ("sandbox", &["elf", "error", "event", "limits"]),
+    ("tree", &["config"]),
 ];
 
 fn root() -> PathBuf {
