@@ -15,9 +15,9 @@ use crate::sandbox::report::{InitOutcome, InitPhase};
 use crate::sandbox::{self, Answer, Exit, Options, RunReport};
 use crate::{cargo, output};
 
-/// Memory and timeout where nobody says: enough to not be what fails first, and printed with the result.
-const MEMORY: u32 = 512;
-const TIMEOUT: u32 = 30;
+/// Lambda's own defaults, MiB and seconds: what a function gets where nobody says.
+const MEMORY: u32 = 128;
+const TIMEOUT: u32 = 3;
 const TMP: u32 = 512;
 
 /// Runs the package and prints answers and phases.
@@ -210,7 +210,7 @@ fn phases(report: &RunReport, all: bool) -> Vec<String> {
     for trace in &report.launcher {
         let ms = |us: u64| us as f64 / 1000.0;
         let what = if trace.warm {
-            format!("nothing to unpack ({} entries in place)", trace.entries)
+            "nothing to unpack".to_string()
         } else {
             let rate = trace.unpacked_bytes as f64 / 1e6 / (trace.unpack_us.max(1) as f64 / 1e6);
             let (from, to) = (size(trace.packed_bytes), size(trace.unpacked_bytes));

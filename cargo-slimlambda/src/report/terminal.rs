@@ -158,7 +158,7 @@ fn table(report: &Report, all: bool) -> Vec<String> {
         ROWS
     };
     let (shown, rest) = files.split_at(shown);
-    let packed = report.archive.is_some();
+    let packed = report.files.iter().any(|file| file.packed_size.is_some());
     // Without a launcher the function's binary is what Lambda starts.
     let path = |file: &FileReport| match (file.role, &report.launcher) {
         (Role::Binary, None) => "bootstrap".to_string(),
@@ -270,7 +270,7 @@ fn figures(report: &Report) -> Vec<String> {
     }
     let mut set = Vec::new();
     let storage = report.settings.ephemeral_storage;
-    if report.totals.tmp > 0 {
+    if report.totals.tmp > 0 || storage != 512 {
         let default = if storage == 512 {
             ", Lambda's default"
         } else {
