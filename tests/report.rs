@@ -121,6 +121,20 @@ fn programs_read_json_as_its_schema_says() {
 }
 
 #[test]
+fn programs_read_why_there_is_no_package() {
+    let config = "[package.metadata.slimlambda]\nassets = [{ source = \"gone.bin\" }]\n";
+    let function = function("json-refused", config, "|event: &str| Ok(event.to_owned())");
+    let ran = function.try_build(&["--message-format", "json"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    let document: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(faults(SCHEMA, &document), [""; 0]);
+    assert_eq!(document["error"]["exit_code"], 2);
+    let message = document["error"]["message"].as_str().unwrap();
+    assert!(message.contains("gone.bin"), "{message}");
+    assert!(ran.stderr.contains(message), "{}", ran.stderr);
+}
+
+#[test]
 fn several_functions_are_one_document() {
     let function = function("several", "", "|event: &str| Ok(event.to_owned())");
     let main = fs::read_to_string(function.directory.join("src/main.rs")).unwrap();

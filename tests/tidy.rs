@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "report",
         &[
-            "cargo", "cli", "config", "elf", "event", "limits", "pack", "plan", "tree",
+            "cargo", "cli", "config", "elf", "error", "event", "limits", "pack", "plan", "tree",
         ],
     ),
     ("sandbox", &["elf", "error", "event", "limits"]),

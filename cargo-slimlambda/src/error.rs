@@ -33,11 +33,16 @@ pub fn usage(message: impl Into<String>) -> anyhow::Error {
 
 /// The process exit code for an error that reached `main`.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    ExitCode::from(match error.downcast_ref::<Stop>() {
+    ExitCode::from(exit_status(error))
+}
+
+/// The same as a number.
+pub fn exit_status(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Stop>() {
         Some(Stop::Gate(_)) => 100,
         Some(Stop::Usage(_)) => 2,
         Some(Stop::Cargo(code)) => u8::try_from(*code).unwrap_or(101),
         Some(Stop::Function) => 1,
         None => 101,
-    })
+    }
 }

@@ -50,12 +50,13 @@ pub fn run(cli: cli::Cli) -> anyhow::Result<()> {
     match &cli.command {
         cli::Command::Build(args) => {
             let screen = report::terminal::Screen::new(&args.output);
-            let reports = build(args, &|event| screen.event(event))?;
-            match args.message_format {
-                cli::MessageFormat::Json => report::print(&report::json(&reports)?),
-                _ => screen.reports(&reports),
+            let result = build(args, &|event| screen.event(event));
+            match (&result, args.message_format) {
+                (result, cli::MessageFormat::Json) => report::print(&report::json(result)?),
+                (Ok(reports), _) => screen.reports(reports),
+                (Err(_), _) => {}
             }
-            Ok(())
+            result.map(drop)
         }
         cli::Command::Invoke(args) => invoke::invoke(args),
     }

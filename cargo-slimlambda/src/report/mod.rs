@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::elf::closure::Closure;
 use crate::elf::dlopen::Hint;
 use crate::elf::image::Machine;
+use crate::error::exit_status;
 use crate::limits::{self, Limit};
 use crate::pack::Packed;
 use crate::plan::{self, Place, Plan, Why};
@@ -307,9 +308,16 @@ fn needed_by(closure: &Closure<'_>, item: &Item) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// The document that `--message-format json` prints.
-pub fn json(reports: &[Report]) -> anyhow::Result<String> {
-    let document = serde_json::json!({ "version": REPORT_VERSION, "functions": reports });
+/// The document that `--message-format json` prints: what was packaged, or why it was not.
+pub fn json(result: &anyhow::Result<Vec<Report>>) -> anyhow::Result<String> {
+    let document = match result {
+        Ok(reports) => serde_json::json!({ "version": REPORT_VERSION, "functions": reports }),
+        Err(error) => serde_json::json!({
+            "version": REPORT_VERSION,
+            "functions": [],
+            "error": { "message": format!("{error:#}"), "exit_code": exit_status(error) },
+        }),
+    };
     serde_json::to_string_pretty(&document).context("failed to write the report")
 }
 
