@@ -403,7 +403,7 @@ fn items(
         for alias in library.names.iter().skip(1) {
             let dest = format!("{LIBRARY_DIRECTORY}/{alias}");
             let target = Content::Symlink(library.names[0].clone());
-            let size = library.names[0].len() as u64;
+            let size = target.size();
             items.push(item(
                 dest,
                 Role::Library,
@@ -493,10 +493,7 @@ fn asset_item(asset: &Asset, machine: Machine, sink: Sink<'_>) -> anyhow::Result
             asset.dest, image.machine
         )));
     }
-    let original_size = match &content {
-        Content::File(bytes) => bytes.len() as u64,
-        Content::Symlink(target) => target.len() as u64,
-    };
+    let original_size = content.size();
     Ok(Item {
         dest: asset.dest.clone(),
         role: Role::Asset,

@@ -119,7 +119,14 @@ impl Item {
 
     /// Bytes that it counts against Lambda's limits.
     pub fn size(&self) -> u64 {
-        match &self.content {
+        self.content.size()
+    }
+}
+
+impl Content {
+    /// Bytes of the file, or of the link's target.
+    pub fn size(&self) -> u64 {
+        match self {
             Content::File(bytes) => bytes.len() as u64,
             Content::Symlink(target) => target.len() as u64,
         }

@@ -183,10 +183,7 @@ fn blobs<'a>(inputs: &[Input<'a>]) -> (Vec<Content<'a>>, Vec<Option<usize>>) {
     let digests: Vec<Option<(Digest, &[u8])>> = inputs
         .par_iter()
         .map(|input| match input.content {
-            InputContent::File(bytes) => Some((
-                *blake3::Hasher::new().update(bytes).finalize().as_bytes(),
-                bytes,
-            )),
+            InputContent::File(bytes) => Some((format::digest(bytes), bytes)),
             InputContent::Symlink(_) => None,
         })
         .collect();
@@ -285,7 +282,7 @@ fn compress(parts: &[&[u8]], level: i32) -> anyhow::Result<(Frame, Vec<u8>)> {
     } else {
         (Codec::Stored, content.to_vec())
     };
-    let digest = *blake3::hash(content).as_bytes();
+    let digest = format::digest(content);
     let frame = Frame {
         packed: count(bytes.len())?,
         unpacked: count(content.len())?,
