@@ -20,6 +20,7 @@ extern crate std;
 #[cfg(feature = "std")]
 mod asset;
 mod error;
+pub mod filter;
 pub mod format;
 mod fs;
 pub mod launch;

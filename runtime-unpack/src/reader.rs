@@ -4,9 +4,11 @@
 //! bytes present can account for.
 
 use crate::error::{Error, Result};
+use crate::filter::{self, Filter};
 use crate::format::{
-    self, BLOB_SIZE, BLOCK_LOG2, Blob, Codec, Digest, ENTRY_SIZE, FLAG_LAZY, FRAME_SIZE, Frame,
-    HEADER_SIZE, Header, Kind, MAGIC, MAX_COUNT, MAX_INDEX_SIZE, VERSION,
+    self, BLOB_SIZE, Blob, Codec, Digest, ENTRY_SIZE, FLAG_LAZY, FRAME_SIZE, Frame, HEADER_SIZE,
+    Header, Kind, MAGIC, MAX_COUNT, MAX_FRAME, MAX_INDEX_SIZE, PIECE_SIZE, Piece, STREAM_SIZE,
+    Stream, VERSION,
 };
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -23,9 +25,11 @@ pub struct Archive {
     header: Header,
     entries: Vec<Record>,
     blobs: Vec<Blob>,
+    pieces: Vec<Piece>,
     frames: Vec<Frame>,
-    /// Position of each frame in the file, and of the end.
-    frame_offsets: Vec<u64>,
+    streams: Vec<Stream>,
+    /// Position of each frame in the file and number of its first stream, and of the end.
+    frame_offsets: Vec<(u64, usize)>,
     index: Vec<u8>,
     launch: Range<usize>,
 }
@@ -54,17 +58,19 @@ pub struct Entry<'a> {
     pub lazy: bool,
 }
 
-/// A run of bytes that a frame holds of a blob.
+/// A piece as a frame sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub struct Placed {
     /// Number of the blob.
     pub blob: u32,
-    /// Where the run begins in the blob.
-    pub blob_offset: u64,
-    /// Where the run begins in the unpacked frame.
-    pub frame_offset: u32,
-    /// Bytes of the run.
-    pub len: u32,
+    /// Where the piece begins in the blob.
+    pub offset: u64,
+    /// Bytes of the piece.
+    pub size: u32,
+    /// What was done to it.
+    pub filter: Filter,
+    /// The filter's parameter.
+    pub param: u32,
 }
 
 /// Reads the fixed-size header.
@@ -79,28 +85,37 @@ pub fn read_header(bytes: &[u8; HEADER_SIZE]) -> Result<Header> {
         return Err(Error::Version { needs: version });
     }
     let header = Header {
-        block_log2: bytes[10],
         index_packed: u64_at(bytes, 16),
         index_unpacked: u64_at(bytes, 24),
         frames_packed: u64_at(bytes, 32),
         content_size: u64_at(bytes, 40),
         entries: u32_at(bytes, 48),
         blobs: u32_at(bytes, 52),
-        frames: u32_at(bytes, 56),
-        launch_size: u32_at(bytes, 60),
-        index_digest: digest_at(bytes, 64),
+        pieces: u32_at(bytes, 56),
+        frames: u32_at(bytes, 60),
+        streams: u32_at(bytes, 64),
+        frame_limit: u32_at(bytes, 68),
+        launch_size: u32_at(bytes, 72),
+        index_digest: digest_at(bytes, 96),
     };
     if header.encode() != *bytes {
         return Err(Error::Malformed(
             "reserved bytes of the header are not zero",
         ));
     }
-    if !BLOCK_LOG2.contains(&header.block_log2) {
-        return Err(Error::Malformed("block size out of range"));
+    if header.frame_limit > MAX_FRAME {
+        return Err(Error::Malformed("frame size out of range"));
     }
-    if header.entries > MAX_COUNT || header.blobs > MAX_COUNT || header.frames > MAX_COUNT {
+    let counts = [
+        header.entries,
+        header.blobs,
+        header.pieces,
+        header.frames,
+        header.streams,
+    ];
+    if counts.iter().any(|count| *count > MAX_COUNT) {
         return Err(Error::Malformed(
-            "more entries, blobs or frames than the format allows",
+            "more entries, blobs, pieces, frames or streams than the format allows",
         ));
     }
     let tables = tables_size(&header);
@@ -116,7 +131,9 @@ pub fn read_header(bytes: &[u8; HEADER_SIZE]) -> Result<Header> {
 fn tables_size(header: &Header) -> u64 {
     u64::from(header.entries) * ENTRY_SIZE as u64
         + u64::from(header.blobs) * BLOB_SIZE as u64
+        + u64::from(header.pieces) * PIECE_SIZE as u64
         + u64::from(header.frames) * FRAME_SIZE as u64
+        + u64::from(header.streams) * STREAM_SIZE as u64
         + u64::from(header.launch_size)
 }
 
@@ -144,10 +161,12 @@ pub fn read_index(header: Header, packed: &[u8], archive_size: u64) -> Result<Ar
         at = range.end;
         range
     };
-    let (entries, blobs, frames) = (
+    let (entries, blobs, pieces, frames, streams) = (
         take(header.entries, ENTRY_SIZE),
         take(header.blobs, BLOB_SIZE),
+        take(header.pieces, PIECE_SIZE),
         take(header.frames, FRAME_SIZE),
+        take(header.streams, STREAM_SIZE),
     );
     let launch = take(header.launch_size, 1);
     let strings = at..index.len();
@@ -156,21 +175,35 @@ pub fn read_index(header: Header, packed: &[u8], archive_size: u64) -> Result<Ar
         .chunks_exact(BLOB_SIZE)
         .map(|r| Blob {
             size: u64_at(r, 0),
-            digest: digest_at(r, 8),
+            pieces: u32_at(r, 8),
+            digest: digest_at(r, 12),
         })
         .collect();
-    let frames = index[frames]
+    let pieces = index[pieces]
+        .chunks_exact(PIECE_SIZE)
+        .map(|r| read_piece(r, &header))
+        .collect::<Result<Vec<_>>>()?;
+    let frames: Vec<Frame> = index[frames]
         .chunks_exact(FRAME_SIZE)
-        .map(|r| read_frame(r, &header))
+        .map(|r| Frame {
+            streams: u32_at(r, 0),
+            digest: digest_at(r, 4),
+        })
+        .collect();
+    let streams = index[streams]
+        .chunks_exact(STREAM_SIZE)
+        .map(read_stream)
         .collect::<Result<Vec<_>>>()?;
     let entries = read_entries(&index, entries, strings, header.blobs)?;
-    let frame_offsets = frame_offsets(&header, &frames)?;
-    check_content(&header, &blobs, &frames)?;
+    let frame_offsets = frame_offsets(&header, &frames, &streams)?;
+    check_content(&header, &blobs, &pieces)?;
     let archive = Archive {
         header,
         entries,
         blobs,
+        pieces,
         frames,
+        streams,
         frame_offsets,
         index,
         launch,
@@ -179,32 +212,56 @@ pub fn read_index(header: Header, packed: &[u8], archive_size: u64) -> Result<Ar
     Ok(archive)
 }
 
-fn read_frame(record: &[u8], header: &Header) -> Result<Frame> {
-    let codec = match record[8] {
+fn read_piece(record: &[u8], header: &Header) -> Result<Piece> {
+    let filter = Filter::from_byte(record[12]).ok_or(Error::Malformed("unknown filter"))?;
+    let piece = Piece {
+        size: u32_at(record, 0),
+        frame: u32_at(record, 4),
+        param: u32_at(record, 8),
+        filter,
+    };
+    if record[13..16] != [0; 3] {
+        return Err(Error::Malformed("reserved bytes of a piece are not zero"));
+    }
+    if piece.size == 0 || piece.size > filter.max_piece() || !filter.takes(piece.param) {
+        return Err(Error::Malformed("a piece's size or parameter is out of range"));
+    }
+    let frames = match filter {
+        Filter::Hole => 1,
+        _ => header.frames,
+    };
+    if piece.frame >= frames {
+        return Err(Error::Malformed("a piece lies in a frame that is not there"));
+    }
+    Ok(piece)
+}
+
+fn read_stream(record: &[u8]) -> Result<Stream> {
+    let codec = match record[9] {
         0 => Codec::Stored,
         1 => Codec::Zstd,
         _ => return Err(Error::Malformed("unknown codec")),
     };
-    let frame = Frame {
+    let stream = Stream {
         packed: u32_at(record, 0),
         unpacked: u32_at(record, 4),
+        number: record[8],
         codec,
-        digest: digest_at(record, 12),
     };
-    if record[9..12] != [0; 3] {
-        return Err(Error::Malformed("reserved bytes of a frame are not zero"));
+    if record[10..12] != [0; 2] {
+        return Err(Error::Malformed("reserved bytes of a stream are not zero"));
     }
-    // A packed frame larger than its content would only serve to make a reader allocate.
-    if frame.unpacked == 0
-        || frame.unpacked > 1 << header.block_log2
-        || frame.packed > frame.unpacked
-    {
-        return Err(Error::Malformed("frame size out of range"));
+    if stream.number >= filter::STREAMS {
+        return Err(Error::Malformed("unknown stream"));
     }
-    if codec == Codec::Stored && frame.packed != frame.unpacked {
-        return Err(Error::Malformed("a stored frame changes its size"));
+    // A packed stream larger than its content would only serve to make a reader allocate.
+    if stream.unpacked == 0 || stream.packed > stream.unpacked {
+        return Err(Error::Malformed("stream size out of range"));
     }
-    Ok(frame)
+    if codec == Codec::Stored && stream.packed != stream.unpacked {
+        return Err(Error::Malformed("a stored stream changes its size"));
+    }
+    Ok(stream)
 }
 
 fn read_entries(
@@ -254,29 +311,51 @@ fn read_entries(
     Ok(entries)
 }
 
-fn frame_offsets(header: &Header, frames: &[Frame]) -> Result<Vec<u64>> {
-    let mut at = HEADER_SIZE as u64 + header.index_packed;
+fn frame_offsets(
+    header: &Header,
+    frames: &[Frame],
+    streams: &[Stream],
+) -> Result<Vec<(u64, usize)>> {
+    let start = HEADER_SIZE as u64 + header.index_packed;
+    let (mut at, mut first) = (start, 0usize);
     let mut offsets = Vec::with_capacity(frames.len() + 1);
-    offsets.push(at);
+    offsets.push((at, first));
     for frame in frames {
-        at += u64::from(frame.packed);
-        offsets.push(at);
+        let streams = first
+            .checked_add(frame.streams as usize)
+            .and_then(|end| streams.get(first..end))
+            .ok_or(Error::Malformed("a frame has streams that are not there"))?;
+        let unpacked: u64 = streams.iter().map(|s| u64::from(s.unpacked)).sum();
+        if streams.is_empty() || unpacked > header.frame_limit.into() {
+            return Err(Error::Malformed("frame size out of range"));
+        }
+        if !streams.is_sorted_by(|a, b| a.number < b.number) {
+            return Err(Error::Malformed("a frame's streams are not in order"));
+        }
+        first += streams.len();
+        at += streams.iter().map(|s| u64::from(s.packed)).sum::<u64>();
+        offsets.push((at, first));
     }
-    if at - offsets[0] != header.frames_packed {
+    if at - start != header.frames_packed || first != streams.len() {
         return Err(Error::Malformed("the frames do not add up to their size"));
     }
     Ok(offsets)
 }
 
-fn check_content(header: &Header, blobs: &[Blob], frames: &[Frame]) -> Result<()> {
-    let frames: u64 = frames.iter().map(|f| u64::from(f.unpacked)).sum();
-    let blobs = blobs
-        .iter()
-        .try_fold(0u64, |sum, b| sum.checked_add(b.size));
-    if frames != header.content_size || blobs != Some(header.content_size) {
-        return Err(Error::Malformed(
-            "blobs and frames do not add up to the content",
-        ));
+fn check_content(header: &Header, blobs: &[Blob], pieces: &[Piece]) -> Result<()> {
+    const WHY: Error = Error::Malformed("pieces do not add up to blobs, or blobs to the content");
+    let (mut rest, mut content) = (pieces, 0u64);
+    for blob in blobs {
+        let (own, others) = rest.split_at_checked(blob.pieces as usize).ok_or(WHY)?;
+        rest = others;
+        let size: u64 = own.iter().map(|p| u64::from(p.size)).sum();
+        if size != blob.size {
+            return Err(WHY);
+        }
+        content += size; // at most 2^22 pieces of 2^32
+    }
+    if !rest.is_empty() || content != header.content_size {
+        return Err(WHY);
     }
     Ok(())
 }
@@ -338,7 +417,19 @@ impl Archive {
 
     /// Where a frame's packed bytes lie in the file.
     pub fn frame_range(&self, number: usize) -> Range<u64> {
-        self.frame_offsets[number]..self.frame_offsets[number + 1]
+        self.frame_offsets[number].0..self.frame_offsets[number + 1].0
+    }
+
+    /// A frame's streams.
+    pub fn streams(&self, frame: usize) -> &[Stream] {
+        &self.streams[self.frame_offsets[frame].1..self.frame_offsets[frame + 1].1]
+    }
+
+    /// Bytes that a frame takes packed, and that its streams take unpacked.
+    pub fn frame_sizes(&self, frame: usize) -> (u64, u64) {
+        let range = self.frame_range(frame);
+        let unpacked = self.streams(frame).iter().map(|s| u64::from(s.unpacked)).sum();
+        (range.end - range.start, unpacked)
     }
 
     /// The launch text.
@@ -346,34 +437,38 @@ impl Archive {
         &self.index[self.launch.clone()]
     }
 
-    /// What each frame holds: its runs of blobs, in order.
-    pub fn pieces(&self) -> Vec<Vec<Piece>> {
-        let mut blobs = self.blobs.iter().zip(0u32..);
-        let mut current: Option<(u32, u64, u64)> = None;
-        let mut out = Vec::with_capacity(self.frames.len());
-        for frame in &self.frames {
-            let mut pieces = Vec::new();
-            let mut filled = 0;
-            while filled < frame.unpacked {
-                let Some((blob, offset, left)) = current.filter(|(_, _, left)| *left > 0) else {
-                    // The sums agree (checked), so blobs do not run out before frames do.
-                    let Some((blob, number)) = blobs.next() else {
-                        break;
-                    };
-                    current = Some((number, 0, blob.size));
-                    continue;
-                };
-                let len = left.min(u64::from(frame.unpacked - filled)) as u32;
-                pieces.push(Piece {
-                    blob,
-                    blob_offset: offset,
-                    frame_offset: filled,
-                    len,
-                });
-                filled += len;
-                current = Some((blob, offset + u64::from(len), left - u64::from(len)));
+    /// The pieces of all blobs, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = (u32, Placed)> {
+        let of_blob = self.blobs.iter().zip(0u32..);
+        let blob_of = of_blob.flat_map(|(b, n)| core::iter::repeat_n(n, b.pieces as usize));
+        let (mut last, mut at) = (0, 0);
+        self.pieces.iter().zip(blob_of).map(move |(piece, blob)| {
+            if blob != last {
+                (last, at) = (blob, 0);
             }
-            out.push(pieces);
+            let offset = at;
+            at += u64::from(piece.size);
+            let placed = Placed {
+                blob,
+                offset,
+                size: piece.size,
+                filter: piece.filter,
+                param: piece.param,
+            };
+            (piece.frame, placed)
+        })
+    }
+
+    /// What each frame holds, in the order in which it is decoded.
+    pub fn frame_pieces(&self) -> Vec<Vec<Placed>> {
+        let mut out = alloc::vec![Vec::new(); self.frames.len()];
+        for (frame, piece) in self.pieces() {
+            if piece.filter != Filter::Hole {
+                out[frame as usize].push(piece);
+            }
+        }
+        for pieces in &mut out {
+            pieces.sort_by_key(|p| (p.blob, p.filter.is_derived()));
         }
         out
     }
@@ -413,18 +508,70 @@ pub(crate) fn parent(path: &[u8]) -> Option<&[u8]> {
     path.iter().rposition(|b| *b == b'/').map(|at| &path[..at])
 }
 
-/// Unpacks a frame's bytes into `out`, exactly filling it, and checks the digest.
-pub fn decode_frame(number: u32, frame: &Frame, packed: &[u8], out: &mut [u8]) -> Result<()> {
-    let corrupt = |why| Error::Corrupt { frame: number, why };
-    match frame.codec {
-        Codec::Stored if packed.len() == out.len() => out.copy_from_slice(packed),
-        Codec::Stored => return Err(corrupt("its size is wrong")),
-        Codec::Zstd => unzstd(packed, out).map_err(corrupt)?,
-    }
-    if format::digest(out) != frame.digest {
+/// Unpacks a frame's streams into `out`, one after the other, with room behind them for the filters.
+pub fn decode_streams(
+    number: usize,
+    frame: &Frame,
+    streams: &[Stream],
+    packed: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    let corrupt = |why| Error::Corrupt {
+        frame: number as u32,
+        why,
+    };
+    // First of all: no decoder sees a byte that the digest does not vouch for.
+    if format::digest(packed) != frame.digest {
         return Err(corrupt("its bytes are not what its digest says"));
     }
+    let size: usize = streams.iter().map(|s| s.unpacked as usize).sum();
+    out.resize(size + filter::PADDING, 0);
+    let (mut packed, mut out) = (packed, out.as_mut_slice());
+    for stream in streams {
+        let (from, to);
+        (from, packed) = packed
+            .split_at_checked(stream.packed as usize)
+            .ok_or(corrupt("its size is wrong"))?;
+        (to, out) = out.split_at_mut(stream.unpacked as usize);
+        match stream.codec {
+            Codec::Stored if from.len() == to.len() => to.copy_from_slice(from),
+            Codec::Stored => return Err(corrupt("its size is wrong")),
+            Codec::Zstd => unzstd(from, to).map_err(corrupt)?,
+        }
+    }
+    if !packed.is_empty() {
+        return Err(corrupt("its size is wrong"));
+    }
     Ok(())
+}
+
+/// Puts the pieces of a frame together again from its unpacked streams, and hands each to `give`.
+pub fn decode_pieces<'p>(
+    number: usize,
+    streams: &[Stream],
+    buffer: &[u8],
+    pieces: &'p [Placed],
+    scratch: &mut filter::Scratch,
+    mut give: impl FnMut(&'p Placed, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let corrupt = |_| Error::Corrupt {
+        frame: number as u32,
+        why: "its pieces and its streams do not agree",
+    };
+    let sizes = streams.iter().map(|s| (s.number, s.unpacked as usize));
+    let mut decoder = filter::Decoder::new(buffer, sizes).map_err(corrupt)?;
+    for placed in pieces {
+        let piece = filter::Piece {
+            blob: placed.blob,
+            filter: placed.filter,
+            param: placed.param,
+        };
+        let bytes = decoder
+            .piece(&piece, placed.size as usize, scratch)
+            .map_err(corrupt)?;
+        give(placed, bytes)?;
+    }
+    decoder.finish().map_err(corrupt)
 }
 
 /// Decodes exactly one plain zstd frame, exactly filling `out`.

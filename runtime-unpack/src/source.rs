@@ -75,13 +75,13 @@ impl ArchiveFile {
         })
     }
 
-    /// Reads frame `number` and unpacks it into `out`; `packed` is scratch space.
+    /// Reads frame `number` and unpacks its streams into `out`; `packed` is scratch space.
     pub fn read_frame(&self, number: usize, packed: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<()> {
-        let frame = &self.archive.frames()[number];
-        packed.resize(frame.packed as usize, 0);
-        out.resize(frame.unpacked as usize, 0);
-        pread_exact(&self.file, packed, self.archive.frame_range(number).start)
+        let range = self.archive.frame_range(number);
+        packed.resize((range.end - range.start) as usize, 0);
+        pread_exact(&self.file, packed, range.start)
             .map_err(|e| Error::io("read", &self.path, e))?;
-        reader::decode_frame(number as u32, frame, packed, out)
+        let frame = &self.archive.frames()[number];
+        reader::decode_streams(number, frame, self.archive.streams(number), packed, out)
     }
 }

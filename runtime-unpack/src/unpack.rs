@@ -1,13 +1,17 @@
-//! Archive → files: frames are decoded by all cores at once, each verified while it is in cache, then written.
+//! Archive → files: frames are verified, decoded by all cores at once, and written piece by piece.
+//!
+//! Memory: each thread has one frame's packed bytes and streams, and a few MiB for the filters; there are only as many threads
+//! as [`MEMORY`] and [`MEMORY_PER_THREAD`] allow for. What is written goes from there to the page cache, a piece at a time.
 //!
 //! Everything is created below one open directory, the *stage*, that nobody else uses (the store holds the lock). A frame
 //! whose bytes are all written is marked as done in the progress file, so that a killed process loses the
 //! frames it was at and no more. No `fsync`: what must survive is the death of a process, and the page cache does.
 
 use crate::error::{Error, Result};
+use crate::filter::{Filter, Scratch};
 use crate::format::{self, Digest, Kind};
 use crate::fs::{Cursor, make_directory, pwrite_all};
-use crate::reader::{Archive, Piece};
+use crate::reader::{self, Archive, Placed};
 use crate::source::ArchiveFile;
 use crate::sys;
 use alloc::vec::Vec;
@@ -15,6 +19,13 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+
+/// Bytes of memory that unpacking may take, to begin with.
+const MEMORY: u64 = 64 << 20;
+/// Bytes more for each thread.
+const MEMORY_PER_THREAD: u64 = 8 << 20;
+/// What a thread needs beside its frame: the filters' tables, and a stack.
+const THREAD: u64 = 6 << 20;
 
 const WRITE: OFlags = OFlags::WRONLY
     .union(OFlags::CREATE)
@@ -28,8 +39,8 @@ pub(crate) struct Selection<'a> {
     pub(crate) wanted: Vec<bool>,
     /// By blob: the wanted entries that it is the content of.
     by_blob: Vec<Vec<u32>>,
-    /// By frame: the runs of it that are wanted.
-    pieces: Vec<Vec<Piece>>,
+    /// By frame: what it holds, wanted or not; nothing if nothing of it is wanted.
+    pieces: Vec<Vec<Placed>>,
 }
 
 impl<'a> Selection<'a> {
@@ -40,9 +51,11 @@ impl<'a> Selection<'a> {
                 by_blob[blob as usize].push(number as u32);
             }
         }
-        let mut pieces = archive.pieces();
+        let mut pieces = archive.frame_pieces();
         for pieces in &mut pieces {
-            pieces.retain(|p| !by_blob[p.blob as usize].is_empty());
+            if pieces.iter().all(|p| by_blob[p.blob as usize].is_empty()) {
+                pieces.clear();
+            }
         }
         Selection {
             archive,
@@ -54,12 +67,15 @@ impl<'a> Selection<'a> {
 
     /// Bytes that the wanted files take, in blocks of 4 KiB as file systems count them: less will not do.
     pub(crate) fn disk_size(&self) -> u64 {
-        let files = self.archive.blobs().iter().zip(&self.by_blob);
+        let mut sizes: Vec<u64> = self.archive.blobs().iter().map(|b| b.size).collect();
+        for (_, piece) in self.archive.pieces() {
+            if piece.filter == Filter::Hole {
+                sizes[piece.blob as usize] -= u64::from(piece.size);
+            }
+        }
+        let files = sizes.iter().zip(&self.by_blob);
         files
-            .map(|(blob, entries)| {
-                let size = blob.size.next_multiple_of(4096); // at most 2^49: all frames together
-                size.saturating_mul(entries.len() as u64)
-            })
+            .map(|(size, entries)| size.next_multiple_of(4096).saturating_mul(entries.len() as u64))
             .fold(0, u64::saturating_add)
     }
 
@@ -69,9 +85,31 @@ impl<'a> Selection<'a> {
         format::digest(&wanted)
     }
 
-    /// Whether this piece is all of its blob.
-    fn is_whole(&self, piece: &Piece) -> bool {
-        u64::from(piece.len) == self.archive.blobs()[piece.blob as usize].size
+    /// Whether the files of this blob are written in one go, by whoever has their only piece.
+    fn is_whole(&self, blob: u32, size: u32) -> bool {
+        u64::from(size) == self.archive.blobs()[blob as usize].size
+    }
+
+    /// By blob: whether its files are written in parts, into files that are there from the beginning.
+    fn in_parts(&self) -> Vec<bool> {
+        let mut in_parts = alloc::vec![false; self.by_blob.len()];
+        for (_, piece) in self.archive.pieces() {
+            in_parts[piece.blob as usize] |=
+                piece.filter == Filter::Hole || !self.is_whole(piece.blob, piece.size);
+        }
+        in_parts
+    }
+
+    /// As many threads as were asked for, if their frames fit into memory at once.
+    fn threads(&self, asked: usize, todo: &[usize]) -> usize {
+        let sizes = todo.iter().map(|frame| self.archive.frame_sizes(*frame));
+        let mut needs: Vec<u64> = sizes.map(|(packed, unpacked)| packed + unpacked + THREAD).collect();
+        needs.sort_unstable_by(|a, b| b.cmp(a));
+        let fits = |threads: &usize| {
+            let need: u64 = needs.iter().take(*threads).sum();
+            need <= MEMORY + MEMORY_PER_THREAD * *threads as u64
+        };
+        (1..=asked.min(todo.len())).rev().find(fits).unwrap_or(1)
     }
 }
 
@@ -171,20 +209,23 @@ pub(crate) fn unpack(
         .filter(|n| !selection.pieces[*n].is_empty() && !progress.done[*n])
         .collect();
 
+    let in_parts = selection.in_parts();
     let mut cursor = Cursor::new(stage);
     for (_, entry) in wanted(selection) {
         match entry.kind {
             Kind::Directory => make_directory(&mut cursor, entry.path)?,
-            // No frame holds a byte of it, so nobody else would create it.
-            Kind::File { blob } if source.archive.blobs()[blob as usize].size == 0 => {
-                write_whole(&mut cursor, entry.path, entry.mode, &[])?
-            }
-            _ => {}
+            Kind::File { blob } => match source.archive.blobs()[blob as usize].size {
+                // No frame holds a byte of it, so nobody else would create it.
+                0 => write_whole(&mut cursor, entry.path, entry.mode, &[])?,
+                size if in_parts[blob as usize] => create_part(&mut cursor, entry.path, size)?,
+                _ => {}
+            },
+            Kind::Symlink { .. } => {}
         }
     }
     drop(cursor);
 
-    let threads = threads.clamp(1, todo.len().max(1));
+    let threads = selection.threads(threads, &todo);
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let results = sys::parallel(threads, |_| {
@@ -197,13 +238,15 @@ pub(crate) fn unpack(
     for result in results {
         result?;
     }
-    finish(selection, stage)?;
-    let frames = source.archive.frames();
+    finish(selection, stage, &in_parts)?;
+    let sizes = todo.iter().map(|n| source.archive.frame_sizes(*n));
+    let pieces = todo.iter().flat_map(|n| &selection.pieces[*n]);
+    let wanted = pieces.filter(|p| !selection.by_blob[p.blob as usize].is_empty());
     Ok(Counts {
         threads,
         frames: todo.len(),
-        packed: todo.iter().map(|n| u64::from(frames[*n].packed)).sum(),
-        unpacked: todo.iter().map(|n| u64::from(frames[*n].unpacked)).sum(),
+        packed: sizes.map(|(packed, _)| packed).sum(),
+        unpacked: wanted.map(|p| u64::from(p.size)).sum(),
     })
 }
 
@@ -228,22 +271,40 @@ fn work(
     failed: &AtomicBool,
 ) -> Result<()> {
     let mut cursor = Cursor::new(stage);
-    let (mut packed, mut content) = (Vec::new(), Vec::new());
+    let (mut packed, mut streams) = (Vec::new(), Vec::new());
+    let mut scratch = Scratch::default();
     while !failed.load(Ordering::Relaxed)
         && let Some(&frame) = todo.get(next.fetch_add(1, Ordering::Relaxed))
     {
-        source.read_frame(frame, &mut packed, &mut content)?;
-        for piece in &selection.pieces[frame] {
-            let bytes = &content[piece.frame_offset as usize..][..piece.len as usize];
-            for &number in &selection.by_blob[piece.blob as usize] {
-                let entry = selection.archive.entry(number as usize);
-                if selection.is_whole(piece) {
-                    write_whole(&mut cursor, entry.path, entry.mode, bytes)?;
-                } else {
-                    write_part(&mut cursor, entry.path, bytes, piece.blob_offset)?;
+        source.read_frame(frame, &mut packed, &mut streams)?;
+        // The file in parts that was last written to: pieces of one file come together.
+        let mut open: Option<(u32, OwnedFd)> = None;
+        reader::decode_pieces(
+            frame,
+            source.archive.streams(frame),
+            &streams,
+            &selection.pieces[frame],
+            &mut scratch,
+            |piece, bytes| {
+                for &number in &selection.by_blob[piece.blob as usize] {
+                    let entry = selection.archive.entry(number as usize);
+                    if selection.is_whole(piece.blob, piece.size) {
+                        write_whole(&mut cursor, entry.path, entry.mode, bytes)?;
+                        continue;
+                    }
+                    let file = match &mut open {
+                        Some((known, file)) if *known == number => file,
+                        open => {
+                            *open = None; // closed before the next is opened
+                            &open.insert((number, open_part(&mut cursor, entry.path)?)).1
+                        }
+                    };
+                    pwrite_all(file, bytes, piece.offset)
+                        .map_err(|e| Error::io("write", entry.path, e))?;
                 }
-            }
-        }
+                Ok(())
+            },
+        )?;
         progress.mark(frame)?;
     }
     Ok(())
@@ -267,21 +328,26 @@ fn write_whole(cursor: &mut Cursor<'_>, path: &[u8], mode: u16, bytes: &[u8]) ->
     rustix::fs::fchmod(&file, mode).map_err(|e| Error::io("set the mode of", path, e)) // the umask may have taken bits away
 }
 
-/// Writes a part of a file that several frames, and so several threads, share.
-fn write_part(cursor: &mut Cursor<'_>, path: &[u8], bytes: &[u8], offset: u64) -> Result<()> {
+/// Creates a file that is written in parts, in its full size; one that an earlier try left stays.
+fn create_part(cursor: &mut Cursor<'_>, path: &[u8], size: u64) -> Result<()> {
+    // It may have its final mode already, and so not be writable.
+    if cursor.stat(path)?.is_some_and(|s| s.st_size as u64 == size) {
+        return Ok(());
+    }
+    let file = open_part(cursor, path)?;
+    rustix::fs::ftruncate(&file, size).map_err(|e| Error::io("set the size of", path, e))
+}
+
+/// Opens a file that several frames, and so several threads, write parts of.
+fn open_part(cursor: &mut Cursor<'_>, path: &[u8]) -> Result<OwnedFd> {
     let (dir, name) = cursor.at(path)?;
     // Writable until all parts are there; `finish` sets the entry's mode.
-    let file = rustix::fs::openat(dir, name, WRITE, Mode::from_raw_mode(0o600))
-        .map_err(|e| Error::io("create", path, e))?;
-    pwrite_all(&file, bytes, offset).map_err(|e| Error::io("write", path, e))
+    rustix::fs::openat(dir, name, WRITE, Mode::from_raw_mode(0o600))
+        .map_err(|e| Error::io("create", path, e))
 }
 
 /// Modes of the files in parts, and symlinks last: until then no path below the stage leads through one.
-fn finish(selection: &Selection<'_>, stage: BorrowedFd<'_>) -> Result<()> {
-    let mut in_parts = alloc::vec![false; selection.by_blob.len()];
-    for piece in selection.pieces.iter().flatten() {
-        in_parts[piece.blob as usize] |= !selection.is_whole(piece);
-    }
+fn finish(selection: &Selection<'_>, stage: BorrowedFd<'_>, in_parts: &[bool]) -> Result<()> {
     let mut cursor = Cursor::new(stage);
     for (_, entry) in wanted(selection) {
         match entry.kind {
@@ -320,28 +386,23 @@ fn forget_damaged(
     stage: BorrowedFd<'_>,
     progress: &mut Progress,
 ) -> Result<()> {
-    let mut reach = alloc::vec![0u64; selection.by_blob.len()];
-    for (_, pieces) in selection
-        .pieces
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| progress.done[*n])
-    {
-        for piece in pieces {
-            let end = piece.blob_offset + u64::from(piece.len);
-            reach[piece.blob as usize] = reach[piece.blob as usize].max(end);
+    let mut held = alloc::vec![false; selection.by_blob.len()];
+    for (frame, pieces) in selection.pieces.iter().enumerate() {
+        for piece in pieces.iter().filter(|_| progress.done[frame]) {
+            held[piece.blob as usize] = true;
         }
     }
     let mut cursor = Cursor::new(stage);
-    let mut damaged = alloc::vec![false; reach.len()];
-    for (blob, reach) in reach.iter().enumerate().filter(|(_, reach)| **reach > 0) {
+    let mut damaged = alloc::vec![false; held.len()];
+    for (blob, _) in held.iter().enumerate().filter(|(_, held)| **held) {
         let size = selection.archive.blobs()[blob].size;
         let paths = selection.by_blob[blob].iter();
         let paths = paths.map(|&number| selection.archive.entry(number as usize).path);
         for path in paths.clone() {
+            // A file in parts has its full size from the beginning.
             damaged[blob] |= !cursor.stat(path)?.is_some_and(|s| {
                 FileType::from_raw_mode(s.st_mode) == FileType::RegularFile
-                    && (*reach..=size).contains(&(s.st_size as u64))
+                    && s.st_size as u64 == size
             });
         }
         // All of its files go: one that has its final mode already could not be written again.

@@ -1,0 +1,153 @@
+//! Sequences of 32-bit values, such as the targets of calls, as tokens of a dictionary.
+//!
+//! A frame's most frequent values take one byte each, the next ones two, the rest four bytes in a stream of their own. So
+//! a value that comes back costs what one letter of text costs, and the compressor finds repeated sequences of values
+//! where it would have found repeated bytes.
+//!
+//! The dictionary is [`ONE`] values at most, then the two-byte ones in ascending order, cut into equal rows: the first
+//! byte then tells roughly how large the value is, which is worth something to the compressor.
+
+use super::{Malformed, Reader};
+use alloc::vec::Vec;
+
+/// Tokens below this stand for themselves.
+pub(super) const ONE: usize = 224;
+/// Tokens from [`ONE`] to below this are followed by a second byte.
+pub(super) const RAW: u8 = 254;
+/// What follows is not in the dictionary.
+pub(super) const ESCAPE: u8 = 255;
+/// Most words of two bytes.
+pub(super) const TWO: usize = (RAW as usize - ONE) * 256;
+
+/// Words in a row of the two-byte part.
+pub(super) fn rows(two: usize) -> usize {
+    two.div_ceil(RAW as usize - ONE).max(1)
+}
+
+/// Gives the values back.
+#[derive(Debug, Default)]
+pub(super) struct Values {
+    words: Vec<u32>,
+    rows: usize,
+    tokens: usize,
+    misses: usize,
+}
+
+impl Values {
+    /// Takes the dictionary from `dictionary`: the numbers of its two parts, then their values.
+    pub(super) fn new(
+        dictionary: &mut Reader<'_>,
+        tokens: usize,
+        misses: usize,
+    ) -> Result<Self, Malformed> {
+        let one = usize::from(dictionary.u16()?);
+        let two = usize::from(dictionary.u16()?);
+        if one > ONE || two > TWO || (two > 0 && one < ONE) {
+            return Err(Malformed);
+        }
+        let mut words = Vec::with_capacity(one + two);
+        for _ in 0..one {
+            words.push(dictionary.u32()?);
+        }
+        let mut last = 0u32;
+        for _ in 0..two {
+            last = last.wrapping_add(dictionary.u32()?);
+            words.push(last);
+        }
+        Ok(Values {
+            words,
+            rows: rows(two),
+            tokens,
+            misses,
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn next(&mut self, buffer: &[u8]) -> Result<u32, Malformed> {
+        let [first, second] = *buffer.get(self.tokens..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+        if first == ESCAPE {
+            self.tokens += 1;
+            let value = buffer.get(self.misses..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+            self.misses += 4;
+            return Ok(u32::from_be_bytes(*value));
+        }
+        let two = usize::from(first) >= ONE;
+        let row = usize::from(first).wrapping_sub(ONE).wrapping_mul(self.rows);
+        let long = ONE.wrapping_add(row).wrapping_add(second.into());
+        let number = if two { long } else { first.into() };
+        self.tokens += 1 + usize::from(two);
+        self.words.get(number).copied().ok_or(Malformed)
+    }
+
+    /// How far tokens and misses were read.
+    pub(super) fn ends(&self) -> [usize; 2] {
+        [self.tokens, self.misses]
+    }
+}
+
+/// The dictionary of a sequence: its words, most frequent first, then in order; at most [`ONE`] and [`TWO`] of them.
+///
+/// A word of two bytes has to occur often enough to pay for its place.
+#[cfg(feature = "pack")]
+pub(super) fn dictionary<T: Ord + Copy>(
+    counts: impl Iterator<Item = (T, u32)>,
+) -> (Vec<T>, Vec<T>) {
+    const LEAST: u32 = 3;
+    let mut counts: Vec<(T, u32)> = counts.filter(|(_, n)| *n >= LEAST).collect();
+    counts.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    counts.truncate(ONE + TWO);
+    let mut words: Vec<T> = counts.into_iter().map(|(word, _)| word).collect();
+    let mut two = words.split_off(words.len().min(ONE));
+    two.sort_unstable();
+    (words, two)
+}
+
+/// The token of each word.
+#[cfg(feature = "pack")]
+pub(super) fn token(number: usize, rows: usize) -> (u8, Option<u8>) {
+    match number.checked_sub(ONE) {
+        None => (number as u8, None),
+        Some(rest) => ((ONE + rest / rows) as u8, Some((rest % rows) as u8)),
+    }
+}
+
+/// Encodes `values`; gives dictionary, tokens and misses.
+#[cfg(feature = "pack")]
+pub(super) fn encode(values: &[u32], dictionary_out: &mut Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    use super::Map;
+    let mut counts: Map<u32, u32> = Map::default();
+    for value in values {
+        *counts.entry(*value).or_default() += 1;
+    }
+    let (one, two) = dictionary(counts.into_iter());
+    dictionary_out.extend((one.len() as u16).to_be_bytes());
+    dictionary_out.extend((two.len() as u16).to_be_bytes());
+    dictionary_out.extend(one.iter().flat_map(|v| v.to_be_bytes()));
+    let mut last = 0u32;
+    for value in &two {
+        dictionary_out.extend(value.wrapping_sub(last).to_be_bytes());
+        last = *value;
+    }
+    let rows = rows(two.len());
+    let numbers: Map<u32, usize> = one
+        .iter()
+        .chain(&two)
+        .enumerate()
+        .map(|(number, value)| (*value, number))
+        .collect();
+    let (mut tokens, mut misses) = (Vec::new(), Vec::new());
+    for value in values {
+        match numbers.get(value) {
+            None => {
+                tokens.push(ESCAPE);
+                misses.extend(value.to_be_bytes());
+            }
+            Some(number) => {
+                let (first, second) = token(*number, rows);
+                tokens.push(first);
+                tokens.extend(second);
+            }
+        }
+    }
+    (tokens, misses)
+}
