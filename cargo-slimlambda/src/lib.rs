@@ -3,6 +3,7 @@
 //! The pipeline, top to bottom: Cargo builds ([`cargo`]), the ELF files are understood and checked ([`elf`]), placed
 //! ([`plan`]), packed ([`pack`]), told of ([`report`]); [`sandbox`] runs what came out the way Lambda would.
 
+mod archive;
 pub mod assets;
 pub mod cargo;
 pub mod cli;
@@ -59,6 +60,7 @@ pub fn run(cli: cli::Cli) -> anyhow::Result<()> {
             result.map(drop)
         }
         cli::Command::Invoke(args) => invoke::invoke(args),
+        cli::Command::Archive(args) => archive::archive(args),
     }
 }
 

@@ -37,6 +37,8 @@ pub enum InputContent<'a> {
     File(&'a [u8]),
     /// A symlink to here.
     Symlink(&'a str),
+    /// A directory; needed only for one that holds nothing.
+    Directory,
 }
 
 /// A finished archive.
@@ -160,7 +162,13 @@ fn entries<'a>(inputs: &[Input<'a>]) -> anyhow::Result<Vec<Entry<'a>>> {
                 input.path
             );
         }
-        if entries.insert(input.path, Some(number)).is_some() {
+        let of = match input.content {
+            InputContent::Directory => None,
+            InputContent::File(_) | InputContent::Symlink(_) => Some(number),
+        };
+        // A directory may have been met already, as what leads to another input.
+        let taken = entries.insert(input.path, of);
+        if taken.is_some_and(|taken| taken.is_some() || of.is_some()) {
             bail!("two files want to be `{}` in the package", input.path);
         }
         for (slash, _) in input.path.match_indices('/') {
@@ -184,7 +192,7 @@ fn blobs<'a>(inputs: &[Input<'a>]) -> (Vec<Content<'a>>, Vec<Option<usize>>) {
         .par_iter()
         .map(|input| match input.content {
             InputContent::File(bytes) => Some((format::digest(bytes), bytes)),
-            InputContent::Symlink(_) => None,
+            InputContent::Symlink(_) | InputContent::Directory => None,
         })
         .collect();
     let mut by_digest: BTreeMap<Digest, Content<'a>> = BTreeMap::new();
@@ -310,7 +318,7 @@ fn index(
             Some((input, None)) => {
                 let target = match input.content {
                     InputContent::Symlink(target) => target,
-                    InputContent::File(_) => "",
+                    InputContent::File(_) | InputContent::Directory => "",
                 };
                 strings.extend_from_slice(target.as_bytes());
                 (
