@@ -30,6 +30,7 @@ use crate::error::{exit_status, gate, usage};
 use crate::event::Sink;
 use crate::output::replace;
 use crate::pack::archive::{Input, pack};
+use crate::pack::cache::Cache;
 use crate::report;
 use crate::report::terminal::{Screen, size};
 use facts::{Count, shown};
@@ -115,15 +116,27 @@ fn pack_directory(args: &PackArgs, sink: Sink<'_>) -> anyhow::Result<Answer> {
     let found = walk::walk(&args.directory)?;
     let inputs: Vec<Input<'_>> = found.iter().map(walk::Found::input).collect();
     let level = args.level.unwrap_or_default().zstd();
-    let packed = pack(&inputs, &Launch::default(), level, sink)?;
+    let cache = match args.no_cache {
+        true => None,
+        false => Cache::of_user()?,
+    };
+    let packed = pack(&inputs, &Launch::default(), level, cache.as_ref(), sink)?;
+    if let Some(cache) = &cache {
+        cache.finish(sink);
+    }
     replace(&args.output, &packed.bytes, 0o644)?;
 
     let count = Count::of(&inputs);
     let (unpacked_size, packed_size) = (count.bytes, packed.bytes.len() as u64);
+    let hits = cache.as_ref().map_or(0, |cache| cache.counts().0);
+    let known = match hits {
+        0 => String::new(),
+        hits => format!(", {hits} of {} frames from the cache", packed.frames),
+    };
     let time = start.elapsed();
     Ok(Answer {
         text: format!(
-            "packed {count}: {} → {} ({}) in {}, digest {}",
+            "packed {count}: {} → {} ({}) in {}{known}, digest {}",
             size(unpacked_size),
             size(packed_size),
             facts::percent(packed_size, unpacked_size),
@@ -137,6 +150,7 @@ fn pack_directory(args: &PackArgs, sink: Sink<'_>) -> anyhow::Result<Answer> {
             "unpacked_size": unpacked_size,
             "packed_size": packed_size,
             "frames": packed.frames,
+            "cached_frames": hits,
             "threads": rayon::current_num_threads(),
             "seconds": time.as_secs_f64(),
         }),

@@ -166,6 +166,9 @@ pub struct BuildArgs {
     /// Threads that pack [default: one per core]; the result is the same with any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Compress everything anew, and keep nothing for the next build
+    #[arg(long)]
+    pub no_cache: bool,
     /// Packages and binaries.
     #[command(flatten)]
     pub choice: ChoiceArgs,

@@ -38,6 +38,7 @@ use elf::needed::{self, SearchPath};
 use elf::{dlopen, explain, runtime, strip};
 use error::gate;
 use event::{Event, Sink};
+use pack::cache::Cache;
 use plan::Place;
 use report::Report;
 use tree::{Bytes, Content, Item, LIBRARY_DIRECTORY, PROGRAM_DIRECTORY, Role, Strip};
@@ -83,9 +84,16 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
             .install(|| build(&args, sink));
     }
     let offline = args.cargo.offline || args.cargo.frozen;
+    let cache = match args.no_cache {
+        true => None,
+        false => Cache::of_user()?,
+    };
     let package = |metadata: Option<&_>, artifact: &Artifact, config: &Config, assets: &[Asset]| {
         let directory = cargo::output_directory(metadata, args, &artifact.name);
-        let package = make(artifact, config, assets, offline, sink)?;
+        let package = make(artifact, config, assets, offline, cache.as_ref(), sink)?;
+        if let Some(cache) = &cache {
+            cache.finish(sink);
+        }
         let flat = args.flatten.as_ref() == Some(&artifact.name);
         output::write(package, &directory, args.output_format, flat)
     };
@@ -158,6 +166,7 @@ fn make(
     config: &Config,
     assets: &[Asset],
     offline: bool,
+    cache: Option<&Cache>,
     sink: Sink<'_>,
 ) -> anyhow::Result<output::Package> {
     let runtime = runtime(config.runtime);
@@ -224,6 +233,7 @@ fn make(
         &plan,
         launcher,
         config.level.zstd(),
+        cache,
         sink,
     )?;
     if packed.unzipped >= limits::UNZIPPED.value {

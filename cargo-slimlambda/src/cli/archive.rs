@@ -68,6 +68,9 @@ pub struct PackArgs {
     /// How hard to compress: `fast`, `balanced`, `best`, or zstd's 1 to 22 [default: balanced]
     #[arg(long, value_name = "LEVEL")]
     pub level: Option<Level>,
+    /// Compress everything anew, and keep nothing for the next time
+    #[arg(long)]
+    pub no_cache: bool,
     /// Threads and messages.
     #[command(flatten)]
     pub work: WorkArgs,

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use runtime_unpack::format::{self, Blob, Codec, Digest, Frame, HEADER_SIZE, Header, Kind};
 use runtime_unpack::launch::Launch;
 
+use super::cache::Cache;
 use crate::event::{Event, Sink};
 
 /// Bytes that a frame unpacks to at most: the memory that each unpacking thread needs, against what a longer
@@ -65,7 +66,7 @@ struct Content<'a> {
 
 /// Packs `inputs` at zstd `level`.
 ///
-/// Runs on the current rayon pool; any number of threads gives the same bytes.
+/// Runs on the current rayon pool; any number of threads gives the same bytes, and so does any cache.
 ///
 /// # Errors
 ///
@@ -74,6 +75,7 @@ pub fn pack(
     inputs: &[Input<'_>],
     launch: &Launch,
     level: i32,
+    cache: Option<&Cache>,
     sink: Sink<'_>,
 ) -> anyhow::Result<Packed> {
     let entries = entries(inputs)?;
@@ -84,7 +86,7 @@ pub fn pack(
     let packed: Vec<(Frame, Vec<u8>)> = frames
         .par_iter()
         .map(|parts| {
-            let frame = compress(parts, level)?;
+            let frame = compress(parts, level, cache)?;
             let len = u64::from(frame.0.unpacked);
             let done = done.fetch_add(len, Ordering::Relaxed) + len;
             sink(Event::Progress {
@@ -137,7 +139,7 @@ pub fn estimate(bytes: &[u8]) -> anyhow::Result<u64> {
     let blocks: Vec<&[u8]> = bytes.chunks(1 << BLOCK_LOG2).collect();
     let sizes = blocks
         .par_iter()
-        .map(|block| Ok(u64::from(compress(&[block], 3)?.0.packed)));
+        .map(|block| Ok(u64::from(compress(&[block], 3, None)?.0.packed)));
     sizes.sum::<anyhow::Result<u64>>()
 }
 
@@ -271,7 +273,22 @@ fn compressor(level: i32) -> anyhow::Result<zstd::bulk::Compressor<'static>> {
     Ok(compressor)
 }
 
-fn compress(parts: &[&[u8]], level: i32) -> anyhow::Result<(Frame, Vec<u8>)> {
+/// The cache's key of a frame: everything that its packed bytes depend on.
+fn key(content: &Digest, level: i32) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    // Another format, or another way to make it: another number here.
+    hasher.update(b"slimlambda frame 1\0");
+    hasher.update(&zstd::zstd_safe::version_number().to_le_bytes());
+    hasher.update(&level.to_le_bytes());
+    hasher.update(content);
+    *hasher.finalize().as_bytes()
+}
+
+fn compress(
+    parts: &[&[u8]],
+    level: i32,
+    cache: Option<&Cache>,
+) -> anyhow::Result<(Frame, Vec<u8>)> {
     let joined;
     let content = match parts {
         [one] => *one,
@@ -280,17 +297,29 @@ fn compress(parts: &[&[u8]], level: i32) -> anyhow::Result<(Frame, Vec<u8>)> {
             &joined
         }
     };
-    let zstd = compressor(level)?
-        .compress(content)
-        .context("failed to compress a frame")?;
-    // Where next to nothing is won, unpacking should be a copy.
-    let worth_it = zstd.len() + content.len() / 64 < content.len();
-    let (codec, bytes) = if worth_it {
-        (Codec::Zstd, zstd)
-    } else {
-        (Codec::Stored, content.to_vec())
-    };
     let digest = format::digest(content);
+    let key = key(&digest, level);
+    // An empty payload stands for a frame that is stored.
+    let zstd = match cache.and_then(|cache| cache.get(&key)) {
+        Some(kept) => kept,
+        None => {
+            let mut zstd = compressor(level)?
+                .compress(content)
+                .context("failed to compress a frame")?;
+            // Where next to nothing is won, unpacking should be a copy.
+            if zstd.len() + content.len() / 64 >= content.len() {
+                zstd.clear();
+            }
+            if let Some(cache) = cache {
+                cache.put(&key, &zstd);
+            }
+            zstd
+        }
+    };
+    let (codec, bytes) = match zstd.is_empty() {
+        true => (Codec::Stored, content.to_vec()),
+        false => (Codec::Zstd, zstd),
+    };
     let frame = Frame {
         packed: count(bytes.len())?,
         unpacked: count(content.len())?,
