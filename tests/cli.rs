@@ -31,6 +31,12 @@ fn every_help_has_an_example() {
         &["build", "--help"],
         &["build", "-h"],
         &["invoke", "--help"],
+        &["archive", "--help"],
+        &["archive", "pack", "--help"],
+        &["archive", "list", "--help"],
+        &["archive", "extract", "--help"],
+        &["archive", "verify", "--help"],
+        &["archive", "stat", "--help"],
     ] {
         let help = String::from_utf8(run(args).stdout).unwrap();
         assert!(help.contains("Example"), "{args:?}: {help}");
@@ -72,6 +78,13 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
         (&["build", "--relase"], "--release"),
         (&["invoke", "--env", "=x"], "KEY=VALUE"),
         (&["invoke", "--zip", "a.zip", "name"], "cannot be used with"),
+        (&["archive", "pack", "x"], "--output <FILE>"),
+        (
+            &["archive", "pack", "x", "-o", "y", "--level", "0"],
+            "1 to 22",
+        ),
+        (&["archive", "extract", "x", "--threads", "0"], "1..=1024"),
+        (&["archive", "unpack", "x"], "unrecognized subcommand"),
         (&["buil"], "build"),
     ];
     for (args, says) in cases {

@@ -3,6 +3,7 @@
 
 mod abi;
 mod archive;
+mod archive_command;
 mod assets;
 mod build;
 mod cargo;
@@ -10,6 +11,7 @@ mod cli;
 mod config;
 mod digits;
 mod elf_tools;
+mod frame_cache;
 mod function;
 mod gate;
 mod invoke;

@@ -31,7 +31,7 @@ pub fn build_args(args: &[&str]) -> BuildArgs {
     let cli = Cli::from_args(words.map(std::ffi::OsString::from)).unwrap();
     match cli.command {
         Command::Build(args) => *args,
-        Command::Invoke(_) => unreachable!(),
+        _ => unreachable!(),
     }
 }
 

@@ -127,7 +127,7 @@ pub fn pack(files: &[File], launch: &Launch) -> anyhow::Result<Packed> {
             },
         })
         .collect();
-    archive::pack(&inputs, launch, 1, &|_| {})
+    archive::pack(&inputs, launch, 1, None, &|_| {})
 }
 
 /// Bytes that do not compress, of a reproducible kind.

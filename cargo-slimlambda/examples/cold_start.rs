@@ -145,7 +145,7 @@ fn archive(files: &[File]) -> Result<(pack::archive::Packed, u64), Box<dyn Error
         }),
         library_path: Vec::new(),
     };
-    let archive = pack::archive::pack(&inputs, &launch, Level::default().zstd(), &|_| {})?;
+    let archive = pack::archive::pack(&inputs, &launch, Level::default().zstd(), None, &|_| {})?;
     let unpacked = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     Ok((archive, unpacked))
 }

@@ -3,6 +3,8 @@
 //! Cargo's flags keep Cargo's names and meaning, cargo-lambda's keep cargo-lambda's. What also has
 //! a place in `Cargo.toml` is gathered in [`ConfigArgs`], which `config::load` lays over the file.
 
+pub mod archive;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -55,6 +57,13 @@ pub enum Command {
                       cargo slimlambda invoke --zip bootstrap.zip --event first.json --event second.json"
     )]
     Invoke(Box<InvokeArgs>),
+    /// Pack a directory into an archive; list, extract, verify and measure archives
+    #[command(
+        arg_required_else_help = true,
+        after_help = "Examples:\n  cargo slimlambda archive pack models -o models.archive --level best\n  \
+                      cargo slimlambda archive extract models.archive -C /tmp/models"
+    )]
+    Archive(archive::ArchiveArgs),
 }
 
 /// Which packages and binaries of a workspace are meant.
@@ -157,6 +166,9 @@ pub struct BuildArgs {
     /// Threads that pack [default: one per core]; the result is the same with any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Compress everything anew, and keep nothing for the next build
+    #[arg(long)]
+    pub no_cache: bool,
     /// Packages and binaries.
     #[command(flatten)]
     pub choice: ChoiceArgs,
@@ -359,6 +371,7 @@ impl Cli {
         match &self.command {
             Command::Build(args) => args.output.color,
             Command::Invoke(args) => args.output.color,
+            Command::Archive(args) => args.output().color,
         }
         .unwrap_or_default()
     }

@@ -3,6 +3,7 @@
 //! The pipeline, top to bottom: Cargo builds ([`cargo`]), the ELF files are understood and checked ([`elf`]), placed
 //! ([`plan`]), packed ([`pack`]), told of ([`report`]); [`sandbox`] runs what came out the way Lambda would.
 
+mod archive;
 pub mod assets;
 pub mod cargo;
 pub mod cli;
@@ -37,6 +38,7 @@ use elf::needed::{self, SearchPath};
 use elf::{dlopen, explain, runtime, strip};
 use error::gate;
 use event::{Event, Sink};
+use pack::cache::Cache;
 use plan::Place;
 use report::Report;
 use tree::{Bytes, Content, Item, LIBRARY_DIRECTORY, PROGRAM_DIRECTORY, Role, Strip};
@@ -59,6 +61,7 @@ pub fn run(cli: cli::Cli) -> anyhow::Result<()> {
             result.map(drop)
         }
         cli::Command::Invoke(args) => invoke::invoke(args),
+        cli::Command::Archive(args) => archive::archive(args),
     }
 }
 
@@ -81,9 +84,16 @@ pub fn build(args: &BuildArgs, sink: Sink<'_>) -> anyhow::Result<Vec<Report>> {
             .install(|| build(&args, sink));
     }
     let offline = args.cargo.offline || args.cargo.frozen;
+    let cache = match args.no_cache {
+        true => None,
+        false => Cache::of_user()?,
+    };
     let package = |metadata: Option<&_>, artifact: &Artifact, config: &Config, assets: &[Asset]| {
         let directory = cargo::output_directory(metadata, args, &artifact.name);
-        let package = make(artifact, config, assets, offline, sink)?;
+        let package = make(artifact, config, assets, offline, cache.as_ref(), sink)?;
+        if let Some(cache) = &cache {
+            cache.finish(sink);
+        }
         let flat = args.flatten.as_ref() == Some(&artifact.name);
         output::write(package, &directory, args.output_format, flat)
     };
@@ -156,6 +166,7 @@ fn make(
     config: &Config,
     assets: &[Asset],
     offline: bool,
+    cache: Option<&Cache>,
     sink: Sink<'_>,
 ) -> anyhow::Result<output::Package> {
     let runtime = runtime(config.runtime);
@@ -222,6 +233,7 @@ fn make(
         &plan,
         launcher,
         config.level.zstd(),
+        cache,
         sink,
     )?;
     if packed.unzipped >= limits::UNZIPPED.value {

@@ -224,7 +224,8 @@ fn put(directory: &Path, file: &File) -> anyhow::Result<()> {
     }
 }
 
-fn replace(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+/// Writes a file that appears, or replaces another, complete or not at all.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let parent = path.parent().context("an output has a parent")?;
     let write = || {
         let mut file = tempfile::Builder::new()

@@ -155,12 +155,15 @@ pub(crate) fn names(dir: BorrowedFd<'_>) -> core::result::Result<Vec<Vec<u8>>, E
 
 /// Renames without replacing anything, where the kernel can promise that.
 pub(crate) fn rename_new(
-    dir: BorrowedFd<'_>,
+    from_dir: BorrowedFd<'_>,
     from: &[u8],
+    to_dir: BorrowedFd<'_>,
     to: &[u8],
 ) -> core::result::Result<(), Errno> {
-    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => rustix::fs::renameat(dir, from, dir, to),
+    match rustix::fs::renameat_with(from_dir, from, to_dir, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+            rustix::fs::renameat(from_dir, from, to_dir, to)
+        }
         other => other,
     }
 }

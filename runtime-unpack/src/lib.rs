@@ -20,6 +20,8 @@ extern crate std;
 #[cfg(feature = "std")]
 mod asset;
 mod error;
+#[cfg(feature = "std")]
+pub mod extract;
 pub mod filter;
 pub mod format;
 mod fs;

@@ -236,7 +236,8 @@ fn read_piece(record: &[u8], header: &Header) -> Result<Piece> {
     Ok(piece)
 }
 
-fn read_stream(record: &[u8]) -> Result<Stream> {
+/// Reads a stream's record.
+pub fn read_stream(record: &[u8]) -> Result<Stream> {
     let codec = match record[9] {
         0 => Codec::Stored,
         1 => Codec::Zstd,

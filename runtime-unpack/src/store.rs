@@ -252,8 +252,11 @@ impl<'a> Store<'a> {
             let (stage, counts) = self.stage(selection)?;
             match &tree {
                 Some(tree) => unpack::move_into(selection, stage.as_fd(), tree.as_fd())?,
-                None => rename_new(self.base.as_fd(), &self.name(".partial"), &self.name(""))
-                    .map_err(|e| self.fail("complete", "", e))?,
+                None => {
+                    let base = self.base.as_fd();
+                    rename_new(base, &self.name(".partial"), base, &self.name(""))
+                        .map_err(|e| self.fail("complete", "", e))?
+                }
             }
             self.clear_stage()?;
             Ok(counts)

@@ -1,21 +1,21 @@
 //! Files → sideload archive, as `runtime_unpack::format` specifies it.
 //!
-//! Frames are cut first, compressed by all cores, and written in order; so the bytes depend on the files and the
-//! level alone. Large files begin a frame of their own; small ones share frames, neighbours of one kind together.
+//! Files are taken apart into parts of one kind ([`segment`]); like parts of all files share frames, which are
+//! packed by all cores ([`frame`]) and written in order. So the bytes depend on the files and the level alone.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail};
 use rayon::prelude::*;
-use runtime_unpack::format::{self, Blob, Codec, Digest, Frame, HEADER_SIZE, Header, Kind};
+use runtime_unpack::filter::Filter;
+use runtime_unpack::format::{self, Blob, Digest, HEADER_SIZE, Header, Kind, Piece};
 use runtime_unpack::launch::Launch;
 
+use super::cache::Cache;
+use super::frame;
+use super::segment::{self, Class, Part};
 use crate::event::{Event, Sink};
-
-/// Bytes that a frame unpacks to at most: the memory that each unpacking thread needs, against what a longer
-/// window would save.
-pub const BLOCK_LOG2: u8 = 22;
 
 /// One path to put into an archive.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,8 @@ pub enum InputContent<'a> {
     File(&'a [u8]),
     /// A symlink to here.
     Symlink(&'a str),
+    /// A directory; needed only for one that holds nothing.
+    Directory,
 }
 
 /// A finished archive.
@@ -52,7 +54,7 @@ pub struct Packed {
     pub frames: usize,
 }
 
-/// A blob to be laid into the content.
+/// A distinct content of files.
 struct Content<'a> {
     bytes: &'a [u8],
     digest: Digest,
@@ -63,7 +65,7 @@ struct Content<'a> {
 
 /// Packs `inputs` at zstd `level`.
 ///
-/// Runs on the current rayon pool; any number of threads gives the same bytes.
+/// Runs on the current rayon pool; any number of threads gives the same bytes, and so does any cache.
 ///
 /// # Errors
 ///
@@ -72,45 +74,47 @@ pub fn pack(
     inputs: &[Input<'_>],
     launch: &Launch,
     level: i32,
+    cache: Option<&Cache>,
     sink: Sink<'_>,
 ) -> anyhow::Result<Packed> {
     let entries = entries(inputs)?;
     let (blobs, blob_of) = blobs(inputs);
-    let frames = cut(&blobs);
+    let parts: Vec<Vec<Part>> = blobs.par_iter().map(|blob| segment::parts(blob.bytes)).collect();
     let total: u64 = blobs.iter().map(|blob| blob.bytes.len() as u64).sum();
+    let frames = cut(&blobs, &parts, frame_size(level, total));
     let done = AtomicU64::new(0);
-    let packed: Vec<(Frame, Vec<u8>)> = frames
+    let packed: Vec<frame::Packed> = frames
         .par_iter()
+        .with_max_len(1)
         .map(|parts| {
-            let frame = compress(parts, level)?;
-            let len = u64::from(frame.0.unpacked);
+            let inputs: Vec<frame::Input<'_>> = parts.iter().map(|part| part.input(&blobs)).collect();
+            let packed = frame::pack(&inputs, level, cache)?;
+            let len: u64 = inputs.iter().map(|input| input.bytes.len() as u64).sum();
             let done = done.fetch_add(len, Ordering::Relaxed) + len;
             sink(Event::Progress {
                 what: "archive",
                 done,
                 total,
             });
-            Ok(frame)
+            Ok(packed)
         })
         .collect::<anyhow::Result<_>>()?;
 
+    let pieces = pieces(&parts, &frames, &packed);
     let launch = launch.encode();
-    let index = index(&entries, inputs, &blobs, &blob_of, &packed, &launch);
-    let index_packed = compressor(19)?
-        .compress(&index)
-        .context("failed to compress the index")?;
+    let index = index(&entries, inputs, &blobs, &blob_of, &pieces, &packed, &launch);
+    let index_packed = frame::zstd(&index, 19)?;
     let header = Header {
-        block_log2: BLOCK_LOG2,
         index_packed: index_packed.len() as u64,
         index_unpacked: index.len() as u64,
-        frames_packed: packed
-            .iter()
-            .map(|(frame, _)| u64::from(frame.packed))
-            .sum(),
+        frames_packed: packed.iter().map(|frame| frame.bytes.len() as u64).sum(),
         content_size: total,
         entries: count(entries.len())?,
         blobs: count(blobs.len())?,
+        pieces: count(pieces.iter().map(Vec::len).sum::<usize>())?,
         frames: count(packed.len())?,
+        streams: count(packed.iter().map(|frame| frame.streams.len()).sum::<usize>())?,
+        frame_limit: count(packed.iter().map(frame::Packed::unpacked).max().unwrap_or(0))?,
         launch_size: count(launch.len())?,
         index_digest: format::digest(&index_packed),
     };
@@ -118,10 +122,10 @@ pub fn pack(
         Vec::with_capacity(HEADER_SIZE + index_packed.len() + header.frames_packed as usize);
     bytes.extend_from_slice(&header.encode());
     bytes.extend_from_slice(&index_packed);
-    for (_, frame) in &packed {
-        bytes.extend_from_slice(frame);
+    for frame in &packed {
+        bytes.extend_from_slice(&frame.bytes);
     }
-    let packed_sizes = packed_sizes(&blobs, &blob_of, &packed);
+    let packed_sizes = packed_sizes(&blobs, &blob_of, &frames, &packed);
     Ok(Packed {
         bytes,
         digest: header.digest(),
@@ -130,13 +134,23 @@ pub fn pack(
     })
 }
 
-/// Bytes that `bytes` would take packed, quickly guessed: its frames at a low level.
+/// Bytes that `bytes` would take packed, quickly guessed: its streams at a low level.
 pub fn estimate(bytes: &[u8]) -> anyhow::Result<u64> {
-    let blocks: Vec<&[u8]> = bytes.chunks(1 << BLOCK_LOG2).collect();
-    let sizes = blocks
-        .par_iter()
-        .map(|block| Ok(u64::from(compress(&[block], 3)?.0.packed)));
-    sizes.sum::<anyhow::Result<u64>>()
+    const LEVEL: i32 = 3;
+    let blob = Content {
+        bytes,
+        digest: [0; 32],
+        lazy: false,
+        path: "",
+    };
+    let blobs = [blob];
+    let parts = [segment::parts(bytes)];
+    let frames = cut(&blobs, &parts, frame_size(LEVEL, bytes.len() as u64));
+    let sizes = frames.par_iter().map(|parts| {
+        let inputs: Vec<frame::Input<'_>> = parts.iter().map(|part| part.input(&blobs)).collect();
+        Ok(frame::pack(&inputs, LEVEL, None)?.bytes.len() as u64)
+    });
+    sizes.sum()
 }
 
 /// An entry: its path, and the input it is of; `None` for a directory that only holds others.
@@ -160,7 +174,13 @@ fn entries<'a>(inputs: &[Input<'a>]) -> anyhow::Result<Vec<Entry<'a>>> {
                 input.path
             );
         }
-        if entries.insert(input.path, Some(number)).is_some() {
+        let of = match input.content {
+            InputContent::Directory => None,
+            InputContent::File(_) | InputContent::Symlink(_) => Some(number),
+        };
+        // A directory may have been met already, as what leads to another input.
+        let taken = entries.insert(input.path, of);
+        if taken.is_some_and(|taken| taken.is_some() || of.is_some()) {
             bail!("two files want to be `{}` in the package", input.path);
         }
         for (slash, _) in input.path.match_indices('/') {
@@ -184,7 +204,7 @@ fn blobs<'a>(inputs: &[Input<'a>]) -> (Vec<Content<'a>>, Vec<Option<usize>>) {
         .par_iter()
         .map(|input| match input.content {
             InputContent::File(bytes) => Some((format::digest(bytes), bytes)),
-            InputContent::Symlink(_) => None,
+            InputContent::Symlink(_) | InputContent::Directory => None,
         })
         .collect();
     let mut by_digest: BTreeMap<Digest, Content<'a>> = BTreeMap::new();
@@ -215,81 +235,138 @@ fn blobs<'a>(inputs: &[Input<'a>]) -> (Vec<Content<'a>>, Vec<Option<usize>>) {
     (blobs, blob_of)
 }
 
-/// What is needed at start before what is lazy; large files first, so that no thread is left with one at the end;
-/// small ones by kind and path, so that like is compressed with like.
-fn order<'c>(blob: &'c Content<'_>) -> (bool, std::cmp::Reverse<usize>, &'c str, &'c str) {
-    let large = if is_large(blob) { blob.bytes.len() } else { 0 };
+/// Like next to like: by kind of file and path.
+fn order<'c>(blob: &'c Content<'_>) -> (bool, &'c str, &'c str) {
     let name = blob.path.rsplit('/').next().unwrap_or(blob.path);
     let kind = name.rsplit_once('.').map_or("", |(_, extension)| extension);
-    (blob.lazy, std::cmp::Reverse(large), kind, blob.path)
+    (blob.lazy, kind, blob.path)
 }
 
-fn is_large(blob: &Content<'_>) -> bool {
-    blob.bytes.len() > 1 << (BLOCK_LOG2 - 2)
+/// A part of a blob, by number.
+#[derive(Debug, Clone)]
+struct Member {
+    blob: usize,
+    /// Number among the blob's parts.
+    number: usize,
+    part: Part,
 }
 
-/// The frames, each as the runs of bytes that it is made of.
-fn cut<'a>(blobs: &[Content<'a>]) -> Vec<Vec<&'a [u8]>> {
-    let block = 1 << BLOCK_LOG2;
-    let mut frames: Vec<Vec<&[u8]>> = Vec::new();
-    let (mut open, mut filled, mut lazy) = (false, 0, false);
-    for blob in blobs.iter().filter(|blob| !blob.bytes.is_empty()) {
-        if is_large(blob) {
-            frames.extend(blob.bytes.chunks(block).map(|chunk| vec![chunk]));
-            open = false;
-            continue;
+impl Member {
+    fn input<'a>(&self, blobs: &[Content<'a>]) -> frame::Input<'a> {
+        frame::Input {
+            blob: self.blob as u32,
+            offset: self.part.range.start as u64,
+            bytes: &blobs[self.blob].bytes[self.part.range.clone()],
+            filter: self.part.filter,
+            param: self.part.param,
         }
-        if !open || lazy != blob.lazy || filled + blob.bytes.len() > block {
-            frames.push(Vec::new());
-            (open, filled, lazy) = (true, 0, blob.lazy);
+    }
+}
+
+/// Bytes that a frame holds at most, nearly: what each unpacking thread has to hold, against what a longer memory saves. At
+/// least eight frames, so that there is work for several threads.
+fn frame_size(level: i32, total: u64) -> usize {
+    let most = match level {
+        ..=9 => 4 << 20,
+        10..=19 => 8 << 20,
+        _ => 16 << 20,
+    };
+    ((total / 8) as usize).clamp(1 << 20, most)
+}
+
+/// The streams of code take less than the code.
+const CODE_SHARE: (usize, usize) = (3, 2);
+
+/// The frames: of each class, what is needed at start before what is lazy.
+fn cut(blobs: &[Content<'_>], parts: &[Vec<Part>], size: usize) -> Vec<Vec<Member>> {
+    let mut by_class: BTreeMap<(bool, Class), Vec<Vec<Member>>> = BTreeMap::new();
+    for (number, (blob, parts)) in blobs.iter().zip(parts).enumerate() {
+        let mut units: Vec<(Option<segment::Unit>, Class, Vec<Member>)> = Vec::new();
+        for (n, part) in parts.iter().enumerate() {
+            let member = Member {
+                blob: number,
+                number: n,
+                part: part.clone(),
+            };
+            let known = units.iter_mut().find(|(unit, ..)| part.unit.is_some() && *unit == part.unit);
+            match known {
+                Some((.., members)) => members.push(member),
+                None => units.push((part.unit, part.class, vec![member])),
+            }
         }
-        if let Some(frame) = frames.last_mut() {
-            frame.push(blob.bytes);
+        for (_, class, members) in units {
+            if class != Class::Hole {
+                by_class.entry((blob.lazy, class)).or_default().push(members);
+            }
         }
-        filled += blob.bytes.len();
+    }
+    let mut frames = Vec::new();
+    for ((_, class), units) in by_class {
+        let size = match class {
+            Class::Code => size * CODE_SHARE.0 / CODE_SHARE.1,
+            _ => size,
+        };
+        let (mut frame, mut filled): (Vec<Member>, usize) = (Vec::new(), 0);
+        for unit in units {
+            let bytes: usize = unit.iter().map(|member| member.part.range.len()).sum();
+            let blob = unit[0].blob;
+            let new = frame.last().is_some_and(|last| last.blob != blob);
+            // Some files begin a frame wherever they are, so that a change only moves what is near.
+            let landmark = new && filled > size / 2 && blobs[blob].digest[0] < 32;
+            if !frame.is_empty() && (filled + bytes > size || landmark) {
+                frames.push(std::mem::take(&mut frame));
+                filled = 0;
+            }
+            filled += bytes;
+            frame.extend(unit);
+        }
+        if !frame.is_empty() {
+            frames.push(frame);
+        }
+    }
+    for frame in &mut frames {
+        frame.sort_by_key(|member| (member.blob, member.number));
     }
     frames
 }
 
-fn compressor(level: i32) -> anyhow::Result<zstd::bulk::Compressor<'static>> {
-    let mut compressor = zstd::bulk::Compressor::new(level).context("failed to set up zstd")?;
-    // The frame's record has a digest of its own.
-    compressor
-        .include_checksum(false)
-        .context("failed to set up zstd")?;
-    compressor
-        .include_contentsize(true)
-        .context("failed to set up zstd")?;
-    Ok(compressor)
+/// Each blob's pieces, as its parts were packed.
+fn pieces(parts: &[Vec<Part>], frames: &[Vec<Member>], packed: &[frame::Packed]) -> Vec<Vec<Piece>> {
+    let mut pieces: Vec<Vec<Piece>> = parts
+        .iter()
+        .map(|parts| {
+            let hole = |part: &Part| Piece {
+                size: part.range.len() as u32,
+                frame: 0,
+                filter: Filter::Hole,
+                param: 0,
+            };
+            parts.iter().map(hole).collect()
+        })
+        .collect();
+    for (number, (members, packed)) in frames.iter().zip(packed).enumerate() {
+        for (member, (filter, param)) in members.iter().zip(&packed.filters) {
+            let piece = &mut pieces[member.blob][member.number];
+            (piece.frame, piece.filter, piece.param) = (number as u32, *filter, *param);
+        }
+    }
+    for pieces in &mut pieces {
+        join(pieces);
+    }
+    pieces
 }
 
-fn compress(parts: &[&[u8]], level: i32) -> anyhow::Result<(Frame, Vec<u8>)> {
-    let joined;
-    let content = match parts {
-        [one] => *one,
-        several => {
-            joined = several.concat();
-            &joined
+/// Neighbours that became plain bytes of one stream and frame are one piece.
+fn join(pieces: &mut Vec<Piece>) {
+    pieces.dedup_by(|next, last| {
+        let same = next.filter == Filter::Plain
+            && (last.filter, last.param, last.frame) == (next.filter, next.param, next.frame);
+        let sum = last.size.checked_add(next.size).filter(|_| same);
+        if let Some(sum) = sum {
+            last.size = sum;
         }
-    };
-    let zstd = compressor(level)?
-        .compress(content)
-        .context("failed to compress a frame")?;
-    // Where next to nothing is won, unpacking should be a copy.
-    let worth_it = zstd.len() + content.len() / 64 < content.len();
-    let (codec, bytes) = if worth_it {
-        (Codec::Zstd, zstd)
-    } else {
-        (Codec::Stored, content.to_vec())
-    };
-    let digest = format::digest(content);
-    let frame = Frame {
-        packed: count(bytes.len())?,
-        unpacked: count(content.len())?,
-        codec,
-        digest,
-    };
-    Ok((frame, bytes))
+        sum.is_some()
+    });
 }
 
 fn index(
@@ -297,7 +374,8 @@ fn index(
     inputs: &[Input<'_>],
     blobs: &[Content<'_>],
     blob_of: &[Option<usize>],
-    packed: &[(Frame, Vec<u8>)],
+    pieces: &[Vec<Piece>],
+    packed: &[frame::Packed],
     launch: &str,
 ) -> Vec<u8> {
     let mut out = Vec::new();
@@ -310,7 +388,7 @@ fn index(
             Some((input, None)) => {
                 let target = match input.content {
                     InputContent::Symlink(target) => target,
-                    InputContent::File(_) => "",
+                    InputContent::File(_) | InputContent::Directory => "",
                 };
                 strings.extend_from_slice(target.as_bytes());
                 (
@@ -329,15 +407,19 @@ fn index(
             path.len() as u16,
         ));
     }
-    for blob in blobs {
+    for (blob, pieces) in blobs.iter().zip(pieces) {
         out.extend_from_slice(&format::encode_blob(&Blob {
             size: blob.bytes.len() as u64,
+            pieces: pieces.len() as u32,
             digest: blob.digest,
         }));
     }
-    for (frame, _) in packed {
-        out.extend_from_slice(&format::encode_frame(frame));
+    out.extend(pieces.iter().flatten().flat_map(format::encode_piece));
+    for frame in packed {
+        out.extend_from_slice(&format::encode_frame(&frame.record()));
     }
+    let streams = packed.iter().flat_map(|frame| &frame.streams);
+    out.extend(streams.flat_map(format::encode_stream));
     out.extend_from_slice(launch.as_bytes());
     out.extend_from_slice(&strings);
     out
@@ -348,22 +430,15 @@ fn index(
 fn packed_sizes(
     blobs: &[Content<'_>],
     blob_of: &[Option<usize>],
-    packed: &[(Frame, Vec<u8>)],
+    frames: &[Vec<Member>],
+    packed: &[frame::Packed],
 ) -> Vec<u64> {
     let mut of_blob = vec![0u64; blobs.len()];
-    let mut frames = packed.iter().map(|(frame, _)| frame);
-    let (mut left, mut share) = (0u64, (0u64, 1u64));
-    for (n, blob) in blobs.iter().enumerate() {
-        let mut size = blob.bytes.len() as u64;
-        while size > 0 {
-            if left == 0 {
-                let Some(frame) = frames.next() else { break };
-                left = frame.unpacked.into();
-                share = (frame.packed.into(), frame.unpacked.into());
-            }
-            let part = size.min(left);
-            of_blob[n] += part * share.0 / share.1;
-            (size, left) = (size - part, left - part);
+    for (members, packed) in frames.iter().zip(packed) {
+        let size = |member: &Member| member.part.range.len() as u64;
+        let all: u64 = members.iter().map(size).sum();
+        for member in members {
+            of_blob[member.blob] += size(member) * packed.bytes.len() as u64 / all.max(1);
         }
     }
     blob_of
@@ -372,6 +447,7 @@ fn packed_sizes(
         .collect()
 }
 
-fn count(value: usize) -> anyhow::Result<u32> {
-    u32::try_from(value).context("more than the archive format can count")
+/// A number as the format has it.
+fn count<N: TryInto<u32>>(value: N) -> anyhow::Result<u32> {
+    value.try_into().ok().context("more than the archive format can count")
 }

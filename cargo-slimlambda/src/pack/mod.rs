@@ -1,6 +1,9 @@
 //! Items and a plan → files: the sideload archive, the paired launcher, the deployment package. Decides nothing.
 
 pub mod archive;
+pub mod cache;
+pub mod frame;
+pub mod segment;
 pub mod zip;
 
 use anyhow::{Context, ensure};
@@ -11,6 +14,7 @@ use crate::event::Sink;
 use crate::plan::{Place, Plan};
 use crate::tree::{Content, Item, LIBRARY_DIRECTORY, Role};
 use archive::{Input, InputContent};
+use cache::Cache;
 use zip::Member;
 
 /// Bytes that a launcher is allowed to have, and is planned with.
@@ -83,6 +87,7 @@ pub fn pack(
     plan: &Plan,
     launcher: Option<Vec<u8>>,
     level: i32,
+    cache: Option<&Cache>,
     sink: Sink<'_>,
 ) -> anyhow::Result<Packed> {
     let mut files = Vec::new();
@@ -97,7 +102,7 @@ pub fn pack(
             .iter()
             .map(|n| input(&items[*n], plan.places[*n].0))
             .collect();
-        let archive = archive::pack(&inputs, &launch(items, plan)?, level, sink)?;
+        let archive = archive::pack(&inputs, &launch(items, plan)?, level, cache, sink)?;
         for (n, size) in inside.iter().zip(&archive.packed_sizes) {
             packed_sizes[*n] = Some(*size);
         }

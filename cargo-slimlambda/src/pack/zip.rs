@@ -73,6 +73,9 @@ fn part(member: &Member<'_>) -> anyhow::Result<Vec<u8>> {
         InputContent::Symlink(target) => out
             .add_symlink(member.path, target, options)
             .with_context(failed)?,
+        InputContent::Directory => out
+            .add_directory(member.path, options)
+            .with_context(failed)?,
     }
     Ok(out.finish().with_context(failed)?.into_inner())
 }

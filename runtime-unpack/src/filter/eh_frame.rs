@@ -366,6 +366,12 @@ impl Encoder {
         Some(())
     }
 
+    /// Whether this search table follows from the records so far.
+    pub(super) fn derives(&mut self, address: u32, section: &[u8]) -> bool {
+        let mut made = alloc::vec![0; section.len()];
+        search_table(&mut self.state, address, &mut made).is_some() && made == section
+    }
+
     /// Dictionary, kinds, programs, then tokens and misses of each sequence.
     pub(super) fn finish(self) -> Vec<Vec<u8>> {
         let mut dictionary = Vec::new();

@@ -48,6 +48,18 @@ impl Filter {
         ALL.into_iter().find(|filter| *filter as u8 == byte)
     }
 
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filter::Plain => "plain",
+            Filter::X86 => "x86",
+            Filter::EhFrame => "eh_frame",
+            Filter::EhFrameHdr => "eh_frame_hdr",
+            Filter::Planes => "planes",
+            Filter::Hole => "hole",
+        }
+    }
+
     /// Whether it is made from other pieces of the same file in the same frame, and so comes after them.
     pub fn is_derived(self) -> bool {
         self == Filter::EhFrameHdr
@@ -309,6 +321,21 @@ pub fn encode<'a>(pieces: impl Iterator<Item = (Piece, &'a [u8])>) -> Vec<(u8, V
         .chain((EH_FRAME..).zip(eh_frame))
         .filter(|(_, stream)| !stream.is_empty())
         .collect()
+}
+
+/// Whether this `.eh_frame_hdr` at `address` is what its filter would make of these consecutive pieces of `.eh_frame`,
+/// each with its address.
+#[cfg(feature = "pack")]
+pub fn derives_eh_frame_hdr<'a>(
+    eh_frame: impl Iterator<Item = (u32, &'a [u8])>,
+    address: u32,
+    section: &[u8],
+) -> bool {
+    let mut encoder = eh_frame::Encoder::default();
+    for (address, piece) in eh_frame {
+        encoder.push(0, address, piece);
+    }
+    encoder.derives(address, section)
 }
 
 #[cfg(feature = "pack")]

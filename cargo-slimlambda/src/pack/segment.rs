@@ -1,0 +1,284 @@
+//! A file's bytes → parts, by what the bytes are: which filter may help, and what they go well together with.
+//!
+//! Sections say it for ELF files; whatever is not a well-formed ELF file, and whatever no section covers, is judged by its
+//! bytes. Nothing here has to be right: a filter that does not help is dropped when the frame is packed.
+
+use std::ops::Range;
+
+use object::elf;
+use runtime_unpack::filter::{self, Filter, planes};
+
+use crate::elf::image::{Image, Machine, Section};
+
+/// What goes well together: parts of one class share frames. In the order in which they are laid out, what takes
+/// longest to decode first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Machine code.
+    Code,
+    /// Tables of ELF files, and names.
+    Tables,
+    /// Anything binary.
+    Data,
+    /// Text.
+    Text,
+    /// Floating-point numbers.
+    Floats,
+    /// Zeros, which are in no frame.
+    Hole,
+}
+
+/// A run of a file's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Where it is in the file.
+    pub range: Range<usize>,
+    /// What it goes with.
+    pub class: Class,
+    /// What to try on it.
+    pub filter: Filter,
+    /// The filter's parameter.
+    pub param: u32,
+    /// Parts of a file that have the same one of these have to be in one frame.
+    pub unit: Option<Unit>,
+}
+
+/// Parts that need each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Records of exceptions, and the search table that follows from them.
+    Exceptions,
+}
+
+/// The plain streams.
+pub const DATA: u32 = 0;
+const TEXT: u32 = 1;
+const NAMES: u32 = 2;
+const CONSTANTS: u32 = 3;
+const EXCEPTIONS: u32 = 4;
+const DEBUG: u32 = 5;
+
+/// Least bytes of a section that is worth a part of its own.
+const LEAST: usize = 64;
+/// Least bytes of zeros that are left out.
+const LEAST_HOLE: usize = 1 << 14;
+/// What a file system leaves out.
+const BLOCK: usize = 1 << 12;
+/// Most bytes of a plain part: frames are cut between parts.
+const MOST: usize = 1 << 20;
+
+/// The parts of a file, from its first byte to its last.
+pub fn parts(bytes: &[u8]) -> Vec<Part> {
+    let whole = match Image::parse(bytes) {
+        Ok(image) => elf_parts(&image),
+        Err(_) => other_parts(bytes),
+    };
+    let mut out = Vec::with_capacity(whole.len());
+    for part in whole {
+        match part.filter {
+            Filter::Plain => plain(bytes, part, &mut out),
+            _ => out.push(part),
+        }
+    }
+    out
+}
+
+fn part(range: Range<usize>, class: Class, filter: Filter, param: u32) -> Part {
+    Part {
+        range,
+        class,
+        filter,
+        param,
+        unit: None,
+    }
+}
+
+/// Cuts a plain part at holes, and into pieces that frames can be made of.
+fn plain(bytes: &[u8], whole: Part, out: &mut Vec<Part>) {
+    let mut push = |range: Range<usize>| {
+        for at in range.clone().step_by(MOST) {
+            out.push(Part {
+                range: at..range.end.min(at + MOST),
+                ..whole.clone()
+            });
+        }
+    };
+    let mut rest = whole.range.start;
+    let mut holes = Vec::new();
+    let mut at = rest.next_multiple_of(BLOCK);
+    while at + BLOCK <= whole.range.end {
+        let start = at;
+        while at + BLOCK <= whole.range.end && bytes[at..at + BLOCK].iter().all(|b| *b == 0) {
+            at += BLOCK;
+        }
+        if at - start >= LEAST_HOLE {
+            push(rest..start);
+            holes.push(start..at);
+            rest = at;
+        }
+        at += BLOCK;
+    }
+    push(rest..whole.range.end);
+    for hole in holes {
+        // A hole has 32 bits for its size, as any piece.
+        for at in hole.clone().step_by(1 << 30) {
+            out.push(part(at..hole.end.min(at + (1 << 30)), Class::Hole, Filter::Hole, 0));
+        }
+    }
+    out.sort_by_key(|part| part.range.start);
+}
+
+/// Sections, and what is between them.
+fn elf_parts(image: &Image<'_>) -> Vec<Part> {
+    let mut sections: Vec<(&Section<'_>, Range<usize>)> = image
+        .sections
+        .iter()
+        .filter_map(|section| {
+            let bytes = image.section_bytes(section)?;
+            let start = usize::try_from(section.offset).ok()?;
+            (bytes.len() >= LEAST).then_some((section, start..start + bytes.len()))
+        })
+        .collect();
+    sections.sort_by_key(|(_, range)| range.start);
+    let mut out: Vec<Part> = Vec::new();
+    let mut at = 0;
+    let data = |range: Range<usize>, out: &mut Vec<Part>| match out.last_mut() {
+        // Headers, gaps and small sections make one part.
+        Some(last) if last.class == Class::Data && last.param == DATA && last.range.end == range.start => {
+            last.range.end = range.end;
+        }
+        _ if range.is_empty() => {}
+        _ => out.push(part(range, Class::Data, Filter::Plain, DATA)),
+    };
+    for (section, range) in sections {
+        // Overlapping sections are nothing that a linker makes.
+        if range.start < at {
+            continue;
+        }
+        data(at..range.start, &mut out);
+        at = range.end;
+        match section_parts(image, section, range.clone()) {
+            Some(parts) => out.extend(parts),
+            None => data(range, &mut out),
+        }
+    }
+    data(at..image.bytes.len(), &mut out);
+    out
+}
+
+/// What a section is made of; `None` for data of no particular kind.
+fn section_parts(image: &Image<'_>, section: &Section<'_>, range: Range<usize>) -> Option<Vec<Part>> {
+    use Class::{Code, Data, Tables};
+    let name = section.name;
+    let address = section.address as u32;
+    let table = |stride, differences| {
+        let layout = planes::Layout {
+            stride,
+            differences,
+            floats: false,
+        };
+        Some(cut(range.clone(), Tables, Filter::Planes, layout.param(), stride))
+    };
+    let plain = |class, stream| Some(vec![part(range.clone(), class, Filter::Plain, stream)]);
+    if section.kind == elf::SHT_PROGBITS.0 && section.flags & elf::SHF_EXECINSTR.0 != 0 {
+        return match image.machine {
+            Machine::X86_64 => {
+                let mut parts = cut(range, Code, Filter::X86, 0, 1);
+                let start = parts.first().map_or(0, |part| part.range.start);
+                for part in &mut parts {
+                    part.param = address.wrapping_add((part.range.start - start) as u32);
+                }
+                Some(parts)
+            }
+            Machine::Aarch64 => plain(Code, DATA),
+        };
+    }
+    match (elf::SectionType(section.kind), name) {
+        (elf::SHT_RELA, _) => table(24, 0b01_0001),
+        (elf::SHT_DYNSYM | elf::SHT_SYMTAB, _) => table(24, 0b00_0101),
+        (elf::SHT_GNU_VERSYM, _) => table(2, 0),
+        (elf::SHT_STRTAB, _) => plain(Tables, NAMES),
+        (_, ".eh_frame") => eh_frame(image, range, address),
+        (_, ".eh_frame_hdr") => search_table(image, range, address),
+        (_, ".gcc_except_table") => plain(Tables, EXCEPTIONS),
+        (_, ".data.rel.ro" | ".got" | ".got.plt" | ".init_array" | ".fini_array") => table(8, 0b01),
+        (_, ".rodata") => plain(Data, CONSTANTS),
+        _ if name.starts_with(".debug_") => plain(Data, DEBUG),
+        _ => None,
+    }
+}
+
+/// Equal parts, as large as the filter takes them, each of whole records.
+fn cut(range: Range<usize>, class: Class, filter: Filter, param: u32, stride: usize) -> Vec<Part> {
+    let most = filter.max_piece() as usize / stride * stride;
+    range
+        .clone()
+        .step_by(most)
+        .map(|at| part(at..range.end.min(at + most), class, filter, param))
+        .collect()
+}
+
+/// `.eh_frame` in parts, cut between records; the search table comes along where there is one.
+fn eh_frame(image: &Image<'_>, range: Range<usize>, address: u32) -> Option<Vec<Part>> {
+    let most = Filter::EhFrame.max_piece() as usize;
+    let bytes = &image.bytes[range.clone()];
+    let (mut start, mut at) = (0, 0);
+    let mut parts: Vec<Part> = Vec::new();
+    let mut push = |start: usize, end: usize| {
+        let place = range.start + start..range.start + end;
+        let address = address.wrapping_add(start as u32);
+        let mut part = part(place, Class::Tables, Filter::EhFrame, address);
+        part.unit = Some(Unit::Exceptions);
+        parts.push(part);
+    };
+    while at < bytes.len() {
+        let length = u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
+        let end = at.checked_add(4)?.checked_add(length as usize)?;
+        if end > bytes.len() || end - at > most {
+            return None;
+        }
+        if end - start > most {
+            push(start, at);
+            start = at;
+        }
+        at = end;
+    }
+    push(start, at);
+    Some(parts)
+}
+
+/// `.eh_frame_hdr`: nothing but its address, if it follows from `.eh_frame`.
+fn search_table(image: &Image<'_>, range: Range<usize>, address: u32) -> Option<Vec<Part>> {
+    let bytes = &image.bytes[range.clone()];
+    let records = image.section(".eh_frame")?;
+    let start = usize::try_from(records.offset).ok()?;
+    let place = start..start + image.section_bytes(records)?.len();
+    let parts = eh_frame(image, place, records.address as u32)?;
+    let records = parts.iter().map(|part| (part.param, &image.bytes[part.range.clone()]));
+    let fits = bytes.len() <= Filter::EhFrameHdr.max_piece() as usize;
+    if fits && filter::derives_eh_frame_hdr(records, address, bytes) {
+        let mut part = part(range, Class::Tables, Filter::EhFrameHdr, address);
+        part.unit = Some(Unit::Exceptions);
+        return Some(vec![part]);
+    }
+    let layout = planes::Layout {
+        stride: 8,
+        differences: 0b11,
+        floats: false,
+    };
+    // The header is twelve bytes long: half a record more.
+    Some(cut(range, Class::Tables, Filter::Planes, layout.param(), 8))
+}
+
+/// A file that is no ELF file.
+fn other_parts(bytes: &[u8]) -> Vec<Part> {
+    let whole = 0..bytes.len();
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    let head = &bytes[..bytes.len().min(BLOCK)];
+    if !head.contains(&0) && head.utf8_chunks().map(|c| c.invalid().len()).sum::<usize>() * 32 <= head.len() {
+        return vec![part(whole, Class::Text, Filter::Plain, TEXT)];
+    }
+    vec![part(whole, Class::Data, Filter::Plain, DATA)]
+}
