@@ -23,7 +23,7 @@ fn place() -> TempDir {
     place
 }
 
-fn pack(place: &TempDir, output: &str, args: &[&str]) -> Command {
+fn pack(place: &TempDir, output: &str, level: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cargo-slimlambda"));
     command
         .args([
@@ -35,6 +35,7 @@ fn pack(place: &TempDir, output: &str, args: &[&str]) -> Command {
             "-o",
             output,
         ])
+        .args(["--level", level])
         .args(args)
         .current_dir(place.path())
         .env("XDG_CACHE_HOME", place.path().join("cache"))
@@ -52,7 +53,7 @@ fn packed(place: &TempDir, output: &str, ran: &Ran) -> (u64, u64, Vec<u8>) {
 }
 
 fn try_pack(place: &TempDir, args: &[&str]) -> (u64, u64, Vec<u8>) {
-    packed(place, "out", &run(pack(place, "out", args), ""))
+    packed(place, "out", &run(pack(place, "out", "2", args), ""))
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
@@ -77,7 +78,10 @@ fn what_is_packed_again_is_the_same_and_only_what_changed_is_compressed() {
     assert!(first == without && second == without);
 
     // Another level is another frame.
-    assert_eq!(try_pack(&place, &["--level", "3"]).0, 0);
+    assert_eq!(
+        packed(&place, "out", &run(pack(&place, "out", "3", &[]), "")).0,
+        0
+    );
 
     fs::write(place.path().join("in/1"), text(3 << 20, 9)).unwrap();
     let (hits, _, changed) = try_pack(&place, &[]);
@@ -118,7 +122,7 @@ fn several_at_once_share_it() {
             // Two of them are so small that they remove what the others have just put there.
             let size = if n.is_multiple_of(2) { "2048" } else { "1" };
             scope.spawn(move || {
-                let mut command = pack(place, &output, &[]);
+                let mut command = pack(place, &output, "2", &[]);
                 command.env("SLIMLAMBDA_CACHE_SIZE", size);
                 let ran = run(command, "");
                 assert_eq!(ran.stderr, "");
@@ -141,18 +145,18 @@ fn its_size_is_limited() {
     };
     assert!(size() > 2 << 20);
     for (mib, most) in [("2", 2 << 20), ("1", 1 << 20)] {
-        let mut command = pack(&place, "out", &[]);
+        let mut command = pack(&place, "out", "2", &[]);
         command.env("SLIMLAMBDA_CACHE_SIZE", mib);
         assert_eq!(run(command, "").code, 0);
         assert!(size() <= most, "{} of {mib} MiB", size());
     }
     let before = entries(place.path());
-    let mut command = pack(&place, "out", &[]);
+    let mut command = pack(&place, "out", "2", &[]);
     command.env("SLIMLAMBDA_CACHE_SIZE", "0");
     assert_eq!(packed(&place, "out", &run(command, "")).0, 0);
     assert_eq!(entries(place.path()), before);
 
-    let mut command = pack(&place, "out", &[]);
+    let mut command = pack(&place, "out", "2", &[]);
     command.env("SLIMLAMBDA_CACHE_SIZE", "2 GiB");
     let ran = run(command, "");
     assert_eq!(ran.code, 2);
@@ -170,7 +174,7 @@ fn without_a_place_for_it_one_warning_is_all() {
     // A file where the directory would be: root could write into any directory.
     fs::create_dir(place.path().join("cache")).unwrap();
     fs::write(place.path().join("cache/slimlambda"), "").unwrap();
-    let ran = run(pack(&place, "out", &[]), "");
+    let ran = run(pack(&place, "out", "2", &[]), "");
     let warnings = ran
         .stderr
         .matches("warning: packed frames could not be kept in `")
@@ -178,7 +182,7 @@ fn without_a_place_for_it_one_warning_is_all() {
     assert_eq!(warnings, 1, "{}", ran.stderr);
     assert!(packed(&place, "out", &ran).2 == expected);
 
-    let mut command = pack(&place, "out", &[]);
+    let mut command = pack(&place, "out", "2", &[]);
     command.env_remove("XDG_CACHE_HOME").env_remove("HOME");
     let ran = run(command, "");
     assert_eq!(ran.stderr, "");

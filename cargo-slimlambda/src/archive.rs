@@ -63,6 +63,7 @@ pub fn archive(args: &ArchiveArgs) -> anyhow::Result<()> {
         ArchiveCommand::Verify(args) => ("verify", threads(&args.work, || verify_all(args))),
         ArchiveCommand::Stat(args) => ("stat", open(&args.file).map(|file| table::stat(&file))),
     };
+    screen.clear();
     let mut document = json!({ "version": REPORT_VERSION, "command": command });
     let mut text = String::new();
     let verdict = match answer {

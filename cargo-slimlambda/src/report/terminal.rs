@@ -119,14 +119,17 @@ impl Screen {
         }
     }
 
+    /// Takes the progress away, for what others are going to print.
+    pub fn clear(&self) {
+        if self.dirty.swap(false, Ordering::Relaxed) {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+
     fn line(&self, text: &str) {
         let _guard = self.line.lock();
-        let clear = if self.dirty.swap(false, Ordering::Relaxed) {
-            "\r\x1b[K"
-        } else {
-            ""
-        };
-        let _ = writeln!(std::io::stderr(), "{clear}{text}");
+        self.clear();
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
 
     fn progress(&self, text: &str) {
