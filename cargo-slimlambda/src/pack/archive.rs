@@ -15,6 +15,7 @@ use runtime_unpack::launch::Launch;
 use super::cache::Cache;
 use super::frame;
 use super::segment::{self, Class, Part};
+use super::similar;
 use crate::event::{Event, Sink};
 
 /// One path to put into an archive.
@@ -306,13 +307,16 @@ fn cut(blobs: &[Content<'_>], parts: &[Vec<Part>], size: usize) -> Vec<Vec<Membe
             Class::Code => size * CODE_SHARE.0 / CODE_SHARE.1,
             _ => size,
         };
+        let units = match class {
+            Class::Code => by_similarity(blobs, units),
+            _ => units,
+        };
         let (mut frame, mut filled): (Vec<Member>, usize) = (Vec::new(), 0);
         for unit in units {
             let bytes: usize = unit.iter().map(|member| member.part.range.len()).sum();
-            let blob = unit[0].blob;
-            let new = frame.last().is_some_and(|last| last.blob != blob);
             // Some files begin a frame wherever they are, so that a change only moves what is near.
-            let landmark = new && filled > size / 2 && blobs[blob].digest[0] < 32;
+            let Member { blob, number, .. } = unit[0];
+            let landmark = number == 0 && filled > size / 2 && blobs[blob].digest[0] < 32;
             if !frame.is_empty() && (filled + bytes > size || landmark) {
                 frames.push(std::mem::take(&mut frame));
                 filled = 0;
@@ -328,6 +332,16 @@ fn cut(blobs: &[Content<'_>], parts: &[Vec<Part>], size: usize) -> Vec<Vec<Membe
         frame.sort_by_key(|member| (member.blob, member.number));
     }
     frames
+}
+
+fn by_similarity(blobs: &[Content<'_>], units: Vec<Vec<Member>>) -> Vec<Vec<Member>> {
+    let runs: Vec<(usize, &[u8])> = units
+        .iter()
+        .map(|unit| (unit[0].blob, unit[0].input(blobs).bytes))
+        .collect();
+    let mut units: Vec<Option<Vec<Member>>> = units.into_iter().map(Some).collect();
+    let order = similar::order(&runs);
+    order.into_iter().filter_map(|number| units[number].take()).collect()
 }
 
 /// Each blob's pieces, as its parts were packed.

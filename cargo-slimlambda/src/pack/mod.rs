@@ -4,6 +4,7 @@ pub mod archive;
 pub mod cache;
 pub mod frame;
 pub mod segment;
+mod similar;
 pub mod zip;
 
 use anyhow::{Context, ensure};
