@@ -225,8 +225,20 @@ pub fn told(tools: &Tools, tmpfs: &Path, disk: &Path) -> Vec<(String, String)> {
             format!("{} and {}", file_system(tmpfs), file_system(disk)),
         ),
     ];
-    if let Some(commit) = git(&["describe", "--always", "--dirty", "--abbrev=12"]) {
+    let manifest = env!("CARGO_MANIFEST_DIR");
+    let describe = [
+        "-C",
+        manifest,
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ];
+    if let Some(commit) = said("git", &describe) {
         out.push(("slimlambda".to_owned(), format!("commit {commit}")));
+    }
+    if let Some(day) = said("date", &["-u", "+%F"]) {
+        out.push(("day".to_owned(), day));
     }
     let versions: Vec<&str> = tools
         .found
@@ -264,13 +276,9 @@ fn file_system(directory: &Path) -> String {
         .map_or("unknown".into(), |(_, kind)| kind.to_owned())
 }
 
-fn git(args: &[&str]) -> Option<String> {
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(env!("CARGO_MANIFEST_DIR"))
-        .args(args)
-        .output()
-        .ok()?;
+/// What a program writes, if it succeeds.
+fn said(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
     let told = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| told.trim().to_owned())
 }

@@ -5,7 +5,8 @@
 //!
 //! Fetches pinned wheels from PyPI into `target/bench-payloads` (or `$SLIMLAMBDA_BENCH_DIR`; a full run takes about 8 GB there and
 //! 1.5 GB of /dev/shm), builds `cargo-slimlambda` as it is released, measures it and its peers in one run, and prints
-//! tables in Markdown. The quick run takes about five minutes, the full one some hours, most of them brotli's.
+//! tables in Markdown. The quick run takes about five minutes, the full one some hours, most of them brotli's. Who interrupts it finds directories
+//! `archive-bench-*` there and in /dev/shm.
 
 mod contest;
 mod machine;

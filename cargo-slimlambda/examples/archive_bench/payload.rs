@@ -21,7 +21,7 @@ pub enum Payload {
     Tf112,
     /// The same, its ELF files stripped by us
     Tf112Stripped,
-    /// The native libraries of OpenCV and ONNX Runtime: 223 MB
+    /// OpenCV and ONNX Runtime, nearly all native libraries: 224 MB
     Cvort,
     /// The native libraries of ONNX Runtime alone: 60 MB
     Ort,
@@ -95,10 +95,12 @@ impl Payload {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let kind = path.extension().unwrap_or_default().to_string_lossy();
         match self {
-            Payload::Tf112 | Payload::Tf112Stripped | Payload::TfAarch64 => true,
-            Payload::Cvort | Payload::Ort | Payload::CvortAarch64 => {
-                kind == "so" || name.contains(".so.")
-            }
+            Payload::Tf112
+            | Payload::Tf112Stripped
+            | Payload::Cvort
+            | Payload::CvortAarch64
+            | Payload::TfAarch64 => true,
+            Payload::Ort => kind == "so" || name.contains(".so."),
             Payload::Fp32 => name == "model.safetensors",
             Payload::Small => (1..=SMALL).contains(&bytes) && TEXT.contains(&&*kind),
             Payload::Media => COMPRESSED.contains(&&*kind.to_lowercase()),

@@ -99,7 +99,7 @@ impl Report {
             .iter()
             .any(|outcome| outcome.archives.values().any(|packed| packed.earlier));
         let earlier = match earlier {
-            true => "† Time and memory are from an earlier run (`--reuse-peers`).\n",
+            true => "\n† Time and memory are from an earlier run (`--reuse-peers`).\n",
             false => "",
         };
         format!(

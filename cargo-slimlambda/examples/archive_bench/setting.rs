@@ -45,7 +45,8 @@ pub fn remove_file(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Says on stderr what goes on.
+/// Says on stderr what goes on; names come as tables have them.
 pub fn progress(payload: &Unpacked, what: &str) {
+    let what = what.replace("**", "");
     eprintln!("{:>14}  {what}", payload.payload.name());
 }
