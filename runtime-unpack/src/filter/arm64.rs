@@ -1,0 +1,689 @@
+//! AArch64 code, taken apart into instructions: what they are in one stream, their operands in others, by kind.
+//!
+//! The idea is that of [`x86`](super::x86), and simpler, since every instruction is one word of four bytes: the word with
+//! its operand taken out, the *head*, is a token of a dictionary. A head that is too rare for the dictionary loses its
+//! registers as well, which makes it one of few, and they go to a stream of their own.
+//!
+//! Calls become the addresses that they mean. ADRP gives a page, and some instruction after it the place in the page: both
+//! are one value, stored with the first, and the second says that it takes what the register was given ([`LOW`]).
+//! The target of a jump is most often that of another one just before, or begins a block that cannot be reached otherwise,
+//! behind a jump or return without a condition; such places are counted, the others are distances. So jumps are put in
+//! after the whole piece is there.
+//!
+//! Every word of four bytes has a head, whether or not it is an instruction, so data among the code costs size, never
+//! correctness.
+//!
+//! Source: Arm Architecture Reference Manual (DDI 0487), C4.1 (A64 instruction set encoding).
+
+use super::values::{self, Values};
+use super::{Malformed, Reader};
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// What operand an instruction has, but for registers and what stays in the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// BL, or a B that is marked with [`FAR`].
+    Call,
+    Jump,
+    /// B.cond, CBZ, CBNZ.
+    Branch,
+    /// TBZ, TBNZ.
+    Test,
+    Adr,
+    Adrp,
+    Add,
+    StackAdd,
+    Load,
+    StackLoad,
+    Pair,
+    StackPair,
+    /// An addition or load that is marked with [`LOW`].
+    Low,
+}
+
+/// Mark in the field of a B: its target is among those of calls.
+const FAR: u32 = 1;
+/// Mark in the field of an addition, load or store: it is what ADRP left for the register.
+const LOW: u32 = 1 << 10;
+
+/// The stack pointer, where a register is a base.
+const STACK: u32 = 31;
+
+fn base(bits: u32) -> u32 {
+    bits >> 5 & 31
+}
+
+/// The kind of a head. The operand's field of an instruction has to be zero, or hold a mark.
+fn kind(bits: u32) -> Kind {
+    let stack = base(bits) == STACK;
+    match bits >> 24 {
+        0x94..=0x97 => Kind::Call,
+        0x14..=0x17 if bits & FAR != 0 => Kind::Call,
+        0x14..=0x17 => Kind::Jump,
+        0x54 | 0x34 | 0x35 | 0xb4 | 0xb5 => Kind::Branch,
+        0x36 | 0x37 | 0xb6 | 0xb7 => Kind::Test,
+        0x10 | 0x30 | 0x50 | 0x70 => Kind::Adr,
+        // With a page that is too far away it stays as it is.
+        0x90 if bits & mask(Kind::Adrp) == 0 => Kind::Adrp,
+        _ if bits & 0x3b00_0000 == 0x3900_0000 => match stack {
+            _ if bits & LOW != 0 => Kind::Low,
+            true => Kind::StackLoad,
+            false => Kind::Load,
+        },
+        _ if bits & 0x1f80_0000 == 0x1100_0000 => match stack {
+            _ if bits & LOW != 0 => Kind::Low,
+            true => Kind::StackAdd,
+            false => Kind::Add,
+        },
+        _ if bits & 0x3a00_0000 == 0x2800_0000 => match stack {
+            true => Kind::StackPair,
+            false => Kind::Pair,
+        },
+        _ => Kind::Plain,
+    }
+}
+
+/// Where the operand is: its lowest bit, and its width.
+const fn field(kind: Kind) -> (u8, u8) {
+    match kind {
+        Kind::Plain => (0, 0),
+        Kind::Call | Kind::Jump => (0, 26),
+        // ADR and ADRP: but for the two lowest bits of the value, which are further up.
+        Kind::Branch | Kind::Adr | Kind::Adrp => (5, 19),
+        Kind::Test => (5, 14),
+        Kind::Add | Kind::StackAdd | Kind::Load | Kind::StackLoad | Kind::Low => (10, 12),
+        Kind::Pair | Kind::StackPair => (15, 7),
+    }
+}
+
+const fn mask(kind: Kind) -> u32 {
+    let (shift, width) = field(kind);
+    let low = match kind {
+        Kind::Adr | Kind::Adrp => 3 << 29,
+        _ => 0,
+    };
+    ((1 << width) - 1) << shift | low
+}
+
+/// By how much the offset of a load or store is shifted; none for an addition.
+fn scale(bits: u32) -> u32 {
+    match bits & 0x3b00_0000 == 0x3900_0000 {
+        true => bits >> 30 | (bits >> 24 & bits >> 21 & 4),
+        false => 0,
+    }
+}
+
+/// Lowest bits of the register fields.
+const REGISTERS: [u32; 4] = [0, 5, 16, 10];
+
+/// Which of the [`REGISTERS`] a head has, one bit for each. For what is no register, but has its place, that is as good.
+fn registers(bits: u32) -> u8 {
+    let all = match bits >> 25 & 15 {
+        8 | 9 => match bits >> 23 & 7 {
+            0 | 1 | 5 => 0b1,
+            7 => 0b111,
+            _ => 0b11,
+        },
+        10 | 11 if bits & 0x7c00_0000 == 0x3400_0000 => 0b1,
+        5 | 13 if bits & 0x1f00_0000 == 0x1b00_0000 => 0b1111,
+        5 | 7 | 13 | 15 => 0b111,
+        4 | 6 | 12 | 14 => match bits {
+            _ if bits & 0x3a00_0000 == 0x2800_0000 => 0b1011,
+            _ if bits & 0x3b20_0c00 == 0x3820_0800 => 0b111,
+            _ if bits & 0x3b00_0000 == 0x1800_0000 => 0b1,
+            _ => 0b11,
+        },
+        _ => 0,
+    };
+    match kind(bits) {
+        // What makes them operands of the stack stays.
+        Kind::StackAdd | Kind::StackLoad | Kind::StackPair => all & !0b10,
+        _ => all,
+    }
+}
+
+/// Whether what follows cannot be reached from here: B, BR, RET.
+fn ends_block(bits: u32) -> bool {
+    bits >> 26 == 5 || bits & 0xffbf_fc1f == 0xd61f_0000
+}
+
+/// Number of value sequences.
+pub(super) const SEQUENCES: usize = 10;
+/// Number of streams.
+const STREAMS: usize = 6 + 2 * SEQUENCES;
+const CALLS: u8 = 0;
+const ADDRESSES: u8 = 1;
+const JUMPS: u8 = 2;
+const BRANCHES: u8 = 3;
+const NO_SEQUENCE: u8 = SEQUENCES as u8;
+
+fn sequence(kind: Kind) -> u8 {
+    match kind {
+        Kind::Call => CALLS,
+        Kind::Adr | Kind::Adrp => ADDRESSES,
+        Kind::Jump => JUMPS,
+        Kind::Branch | Kind::Test => BRANCHES,
+        Kind::Add => 4,
+        Kind::StackAdd => 5,
+        Kind::Load => 6,
+        Kind::StackLoad => 7,
+        Kind::Pair => 8,
+        Kind::StackPair => 9,
+        Kind::Plain | Kind::Low => NO_SEQUENCE,
+    }
+}
+
+/// A head, ready for the decoder.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    /// Without a mark.
+    bits: u32,
+    mask: u32,
+    /// All ones if the value counts from the beginning of the address space, not from here.
+    relative: u32,
+    kind: Kind,
+    /// Where the operand comes from while the piece is put together; none for jumps.
+    sequence: u8,
+    shift: u8,
+    registers: u8,
+    jump: u8,
+    ends: u8,
+}
+
+impl Word {
+    fn new(head: u32) -> Word {
+        let kind = kind(head);
+        let jump = matches!(kind, Kind::Jump | Kind::Branch | Kind::Test);
+        Word {
+            bits: match kind {
+                Kind::Call => head & !FAR,
+                Kind::Low => head & !LOW,
+                _ => head,
+            },
+            mask: mask(kind),
+            relative: if kind == Kind::Call { u32::MAX } else { 0 },
+            kind,
+            sequence: if jump { NO_SEQUENCE } else { sequence(kind) },
+            shift: field(kind).0,
+            registers: registers(head),
+            jump: jump.into(),
+            ends: ends_block(head).into(),
+        }
+    }
+}
+
+/// Tokens, and the heads that they stand for.
+#[derive(Debug)]
+struct Words {
+    words: Vec<Word>,
+    rows: usize,
+    at: usize,
+}
+
+impl Words {
+    fn new(dictionary: &mut Reader<'_>, at: usize) -> Result<Self, Malformed> {
+        let (words, rows) = values::words(dictionary)?;
+        Ok(Words {
+            words: words.into_iter().map(Word::new).collect(),
+            rows,
+            at,
+        })
+    }
+
+    /// `None` for one that is not in the dictionary.
+    #[inline(always)]
+    fn next(&mut self, buffer: &[u8]) -> Result<Option<&Word>, Malformed> {
+        let [first, second] = *buffer.get(self.at..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+        let two = usize::from(first) >= values::ONE;
+        if first == values::ESCAPE {
+            self.at += 1;
+            return Ok(None);
+        }
+        let row = usize::from(first).wrapping_sub(values::ONE).wrapping_mul(self.rows);
+        let long = values::ONE.wrapping_add(row).wrapping_add(second.into());
+        self.at += 1 + usize::from(two);
+        let number = if two { long } else { first.into() };
+        self.words.get(number).map(Some).ok_or(Malformed)
+    }
+}
+
+/// A jump that waits for its target.
+#[derive(Debug, Clone, Copy, Default)]
+struct Jump {
+    /// The number of its instruction.
+    number: u32,
+    /// How many blocks began up to there.
+    begun: u32,
+}
+
+/// What a thread keeps from frame to frame.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    jumps: Vec<Jump>,
+    /// The instructions that begin blocks.
+    blocks: Vec<u32>,
+    piece: Vec<u8>,
+}
+
+/// Puts code together again.
+#[derive(Debug)]
+pub(super) struct Decoder<'a> {
+    buffer: &'a [u8],
+    heads: Words,
+    rare: Words,
+    /// Where dictionary, heads too rare for any, registers, and odd bytes were read up to.
+    dictionary: usize,
+    unknown: usize,
+    registers: usize,
+    tails: usize,
+    sequences: [Values; SEQUENCES],
+}
+
+impl<'a> Decoder<'a> {
+    /// `at` is where each stream lies in the buffer, in the order of [`Encoder::finish`].
+    pub(super) fn new(buffer: &'a [u8], at: [Range<usize>; STREAMS]) -> Result<Self, Malformed> {
+        let start = |n: usize| at[n].start;
+        let dictionary = &mut Reader(&buffer[at[0].clone()]);
+        let heads = Words::new(dictionary, start(1))?;
+        let rare = Words::new(dictionary, start(2))?;
+        let mut sequences: [Values; SEQUENCES] = Default::default();
+        for (n, values) in sequences.iter_mut().enumerate() {
+            *values = Values::new(dictionary, start(6 + 2 * n), start(7 + 2 * n))?;
+        }
+        if !dictionary.0.is_empty() {
+            return Err(Malformed);
+        }
+        Ok(Decoder {
+            buffer,
+            heads,
+            rare,
+            dictionary: at[0].end,
+            unknown: start(3),
+            registers: start(4),
+            tails: start(5),
+            sequences,
+        })
+    }
+
+    /// Gives `size` bytes of code that is at `address` (its lower 32 bits).
+    pub(super) fn decode<'s>(
+        &mut self,
+        address: u32,
+        size: usize,
+        scratch: &'s mut Scratch,
+    ) -> Result<&'s [u8], Malformed> {
+        let count = size / 4;
+        if scratch.jumps.len() <= count {
+            scratch.jumps.resize(count + 1, Jump::default());
+            scratch.blocks.resize(count + 1, 0);
+        }
+        let Scratch { jumps, blocks, piece } = scratch;
+        let piece = super::room(piece, size);
+        let (code, tail) = piece.split_at_mut(4 * count);
+        let [jumped, begun] = self.assemble(address, code, jumps, blocks)?;
+        self.patch(code, &jumps[..jumped], &blocks[..begun])?;
+        let bytes = self.buffer.get(self.tails..).and_then(|b| b.get(..tail.len()));
+        tail.copy_from_slice(bytes.ok_or(Malformed)?);
+        self.tails += tail.len();
+        Ok(piece)
+    }
+
+    /// Everything but the jumps' targets; gives the number of jumps, and of places where blocks begin.
+    fn assemble(
+        &mut self,
+        address: u32,
+        code: &mut [u8],
+        jumps: &mut [Jump],
+        blocks: &mut [u32],
+    ) -> Result<[usize; 2], Malformed> {
+        let buffer = self.buffer;
+        let count = code.len() / 4;
+        let (jumps, blocks) = (&mut jumps[..=count], &mut blocks[..=count]);
+        let (mut jumped, mut begun) = (0, 0);
+        // What ADRP left for each register.
+        let mut low = [0; 32];
+        for (number, out) in (0u32..).zip(code.chunks_exact_mut(4)) {
+            let rare;
+            let (word, mut bits) = match self.heads.next(buffer)? {
+                Some(word) => (word, word.bits),
+                None => {
+                    rare = self.rare(buffer)?;
+                    (&rare, rare.bits)
+                }
+            };
+            jumps[jumped] = Jump {
+                number,
+                begun: begun as u32,
+            };
+            jumped += usize::from(word.jump);
+            blocks[begun] = number + 1;
+            begun += usize::from(word.ends);
+            if let Some(values) = self.sequences.get_mut(usize::from(word.sequence)) {
+                let value = values.next(buffer)?;
+                if word.sequence == ADDRESSES {
+                    let here = address.wrapping_add(4 * number);
+                    let distance = match word.kind {
+                        Kind::Adr => value.wrapping_sub(here),
+                        _ => {
+                            low[(bits & 31) as usize] = value & 0xfff;
+                            // Signed, in 21 bits.
+                            ((value & !0xfff).wrapping_sub(here & !0xfff) as i32 >> 12) as u32
+                        }
+                    };
+                    bits |= adr(distance);
+                } else {
+                    let here = (address >> 2).wrapping_add(number) & word.relative;
+                    bits |= value.wrapping_sub(here) << (word.shift & 31) & word.mask;
+                }
+            } else if word.kind == Kind::Low {
+                bits |= low[base(bits) as usize] >> scale(bits) << 10;
+            }
+            out.copy_from_slice(&bits.to_le_bytes());
+        }
+        Ok([jumped, begun])
+    }
+
+    /// A head that is not in the dictionary, with its registers.
+    fn rare(&mut self, buffer: &[u8]) -> Result<Word, Malformed> {
+        let mut word = match self.rare.next(buffer)? {
+            Some(word) => *word,
+            None => {
+                let head = buffer.get(self.unknown..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+                self.unknown += 4;
+                Word::new(u32::from_be_bytes(*head))
+            }
+        };
+        for (n, shift) in REGISTERS.into_iter().enumerate() {
+            let has = u32::from(word.registers) >> n & 1;
+            let register = u32::from(*buffer.get(self.registers).ok_or(Malformed)?) & 31;
+            word.bits |= register * has << shift;
+            self.registers += has as usize;
+        }
+        Ok(word)
+    }
+
+    /// Puts in the jumps' targets, now that it is known where blocks begin.
+    fn patch(&mut self, code: &mut [u8], jumps: &[Jump], blocks: &[u32]) -> Result<(), Malformed> {
+        let mut recent = Recent::default();
+        for &Jump { number, begun } in jumps {
+            let at = 4 * number as usize;
+            let out: &mut [u8; 4] = code.get_mut(at..).and_then(|b| b.first_chunk_mut()).ok_or(Malformed)?;
+            let bits = u32::from_le_bytes(*out);
+            let kind = kind(bits);
+            let value = self.sequences[usize::from(sequence(kind)) & 3].next(self.buffer)?;
+            let count = value >> 2;
+            let target = match value & 3 {
+                DISTANCE => number.wrapping_add(unzigzag(count)),
+                BLOCK => {
+                    let block = begun.wrapping_add(unzigzag(count)) as usize;
+                    *blocks.get(block).ok_or(Malformed)?
+                }
+                RECENT => recent.get(count),
+                _ => return Err(Malformed),
+            };
+            if value & 3 != RECENT {
+                recent.push(target);
+            }
+            let bits = bits | target.wrapping_sub(number) << field(kind).0 & mask(kind);
+            *out = bits.to_le_bytes();
+        }
+        Ok(())
+    }
+
+    /// Says of each stream how far it was read.
+    pub(super) fn ends(&self, mut end: impl FnMut(u8, usize)) {
+        let cursors = [
+            self.dictionary,
+            self.heads.at,
+            self.rare.at,
+            self.unknown,
+            self.registers,
+            self.tails,
+        ];
+        let values = self.sequences.iter().flat_map(Values::ends);
+        for (stream, at) in (0..).zip(cursors.into_iter().chain(values)) {
+            end(stream, at);
+        }
+    }
+}
+
+/// What the lower two bits of a jump's value say of the others: an instruction so far away, zigzag.
+const DISTANCE: u32 = 0;
+/// The beginning of a block so many further, zigzag.
+const BLOCK: u32 = 1;
+/// The target before so many others.
+const RECENT: u32 = 2;
+
+/// The last targets that were not among these already.
+#[derive(Debug, Default)]
+struct Recent {
+    targets: [u32; 16],
+    count: u32,
+}
+
+impl Recent {
+    fn get(&self, back: u32) -> u32 {
+        self.targets[(self.count.wrapping_sub(1).wrapping_sub(back) & 15) as usize]
+    }
+
+    fn push(&mut self, target: u32) {
+        self.targets[(self.count & 15) as usize] = target;
+        self.count = self.count.wrapping_add(1);
+    }
+}
+
+/// The field of ADR and ADRP.
+fn adr(value: u32) -> u32 {
+    (value & 3) << 29 | (value >> 2 << 5 & 0x00ff_ffe0)
+}
+
+fn unzigzag(value: u32) -> u32 {
+    (value >> 1) ^ (value & 1).wrapping_neg()
+}
+
+/// Takes code apart. Pieces first; the streams come when all have been seen, because they share a dictionary.
+#[cfg(feature = "pack")]
+#[derive(Debug, Default)]
+pub(super) struct Encoder {
+    heads: Vec<u32>,
+    sequences: [Vec<u32>; SEQUENCES],
+    tails: Vec<u8>,
+}
+
+/// How many instructions after an ADRP may have the rest of the address.
+#[cfg(feature = "pack")]
+const AHEAD: usize = 16;
+/// Instructions from a B to its target that make it the call that a function ends with, not a jump within.
+#[cfg(feature = "pack")]
+const FAR_AWAY: u32 = 1 << 15;
+/// Registers that a called function may change.
+#[cfg(feature = "pack")]
+const VOLATILE: usize = 19;
+/// Blocks further away than this are told by the distance.
+#[cfg(feature = "pack")]
+const MOST_BLOCKS: u32 = 200;
+
+#[cfg(feature = "pack")]
+impl Encoder {
+    /// Takes code that is at `address` apart.
+    pub(super) fn push(&mut self, address: u32, code: &[u8]) {
+        let words = code.chunks_exact(4);
+        self.tails.extend_from_slice(words.remainder());
+        let code: Vec<u32> = words.map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+        let mut targets = Targets::new(&code);
+        let mut low: [Option<u32>; 32] = [None; 32];
+        for (number, &bits) in code.iter().enumerate() {
+            let here = address.wrapping_add(4 * number as u32);
+            let destination = (bits & 31) as usize;
+            let kind = bare_kind(bits);
+            let (shift, _) = field(kind);
+            let operand = (bits & mask(kind)) >> shift;
+            let mut head = bits & !mask(kind);
+            let mut value = operand;
+            match kind {
+                Kind::Call => {
+                    value = (address >> 2).wrapping_add(number as u32).wrapping_add(signed(operand, kind));
+                    low[..VOLATILE].fill(None);
+                }
+                Kind::Jump if zigzag(signed(operand, kind)) >= 2 * FAR_AWAY => {
+                    head |= FAR;
+                    value = (address >> 2).wrapping_add(number as u32).wrapping_add(signed(operand, kind));
+                }
+                Kind::Jump | Kind::Branch | Kind::Test => {
+                    value = targets.value(number, signed(operand, kind));
+                }
+                Kind::Adr => {
+                    value = here.wrapping_add(adr_distance(bits));
+                    low[destination] = None;
+                }
+                Kind::Adrp => {
+                    let rest = rest_of_address(&code[number + 1..], bits & 31);
+                    low[destination] = rest;
+                    let page = (here >> 12).wrapping_add(adr_distance(bits)) << 12;
+                    value = page | rest.unwrap_or(0);
+                }
+                _ if low12(bits).is_some() && low12(bits) == low[base(bits) as usize] => head |= LOW,
+                _ => {}
+            }
+            if kind != Kind::Adrp && writes(bits) {
+                low[destination] = None;
+            }
+            self.heads.push(head);
+            if let Some(values) = self.sequences.get_mut(usize::from(sequence(self::kind(head)))) {
+                values.push(value);
+            }
+        }
+    }
+
+    /// The streams.
+    pub(super) fn finish(self) -> Vec<Vec<u8>> {
+        let mut dictionary = Vec::new();
+        let (heads, misses) = values::encode(&self.heads, &mut dictionary);
+        let (mut rare, mut registers) = (Vec::new(), Vec::new());
+        for head in misses.chunks_exact(4) {
+            let mut head = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+            let has = self::registers(head);
+            for (n, shift) in REGISTERS.into_iter().enumerate() {
+                if has >> n & 1 != 0 {
+                    registers.push((head >> shift & 31) as u8);
+                    head &= !(31 << shift);
+                }
+            }
+            rare.push(head);
+        }
+        let (rare, unknown) = values::encode(&rare, &mut dictionary);
+        let sequences = self.sequences.map(|values| values::encode(&values, &mut dictionary));
+        let mut out = alloc::vec![dictionary, heads, rare, unknown, registers, self.tails];
+        out.extend(sequences.into_iter().flat_map(|(tokens, misses)| [tokens, misses]));
+        out
+    }
+}
+
+/// The kind of an instruction whose operand is there.
+#[cfg(feature = "pack")]
+fn bare_kind(bits: u32) -> Kind {
+    match bits >> 24 {
+        0x14..=0x17 => Kind::Jump,
+        0x90 | 0xb0 | 0xd0 | 0xf0 => match adr_distance(bits) as i32 {
+            // As many pages as 32 bits of address have.
+            -0x8_0000..0x8_0000 => Kind::Adrp,
+            _ => Kind::Plain,
+        },
+        _ => match kind(bits) {
+            Kind::Low => kind(bits & !mask(Kind::Low)),
+            kind => kind,
+        },
+    }
+}
+
+/// The places in one piece that jumps may go to.
+#[cfg(feature = "pack")]
+struct Targets {
+    recent: Recent,
+    /// For each instruction, and behind the last one, how many blocks began up to there, and whether one does.
+    begun: Vec<(u32, bool)>,
+}
+
+#[cfg(feature = "pack")]
+impl Targets {
+    fn new(code: &[u32]) -> Targets {
+        let mut begun = alloc::vec![(0, false)];
+        let mut count = 0;
+        for bits in code {
+            let ends = ends_block(*bits);
+            count += u32::from(ends);
+            begun.push((count, ends));
+        }
+        Targets {
+            recent: Recent::default(),
+            begun,
+        }
+    }
+
+    /// The value for a jump of this instruction.
+    fn value(&mut self, number: usize, distance: u32) -> u32 {
+        let target = (number as u32).wrapping_add(distance);
+        if let Some(back) = (0..self.recent.count.min(16)).find(|back| self.recent.get(*back) == target) {
+            return back << 2 | RECENT;
+        }
+        self.recent.push(target);
+        if let Some((begun, true)) = self.begun.get(target as usize) {
+            let blocks = zigzag((begun - 1).wrapping_sub(self.begun[number].0));
+            if blocks < MOST_BLOCKS {
+                return blocks << 2 | BLOCK;
+            }
+        }
+        zigzag(distance) << 2 | DISTANCE
+    }
+}
+
+/// The rest of the address whose page is in `register`: what the first instruction has that uses it.
+#[cfg(feature = "pack")]
+fn rest_of_address(code: &[u32], register: u32) -> Option<u32> {
+    for &bits in code.iter().take(AHEAD) {
+        if base(bits) == register && low12(bits).is_some() {
+            return low12(bits);
+        }
+        if bits & 31 == register && writes(bits) {
+            return None;
+        }
+    }
+    None
+}
+
+/// What the instruction adds to its base, if it may be part of an address.
+#[cfg(feature = "pack")]
+fn low12(bits: u32) -> Option<u32> {
+    let load = bits & 0x3b00_0000 == 0x3900_0000;
+    let add = bits & 0xffc0_0000 == 0x9100_0000;
+    let low = (bits >> 10 & 0xfff) << scale(bits);
+    ((load || add) && low < 1 << 12).then_some(low)
+}
+
+/// Whether it seems to write to its first register: neither a store nor a branch.
+#[cfg(feature = "pack")]
+fn writes(bits: u32) -> bool {
+    match bits >> 25 & 15 {
+        4 | 6 | 12 | 14 => bits >> 22 & 3 != 0,
+        10 | 11 => false,
+        _ => true,
+    }
+}
+
+#[cfg(feature = "pack")]
+fn adr_distance(bits: u32) -> u32 {
+    (((bits << 8 & 0xffff_e000) | (bits >> 29 & 3) << 11) as i32 >> 11) as u32
+}
+
+#[cfg(feature = "pack")]
+fn signed(operand: u32, kind: Kind) -> u32 {
+    let unused = 32 - u32::from(field(kind).1);
+    ((operand << unused) as i32 >> unused) as u32
+}
+
+#[cfg(feature = "pack")]
+fn zigzag(value: u32) -> u32 {
+    (value << 1) ^ ((value as i32) >> 31) as u32
+}
