@@ -184,8 +184,9 @@ struct Word {
     /// All ones if the value counts from the beginning of the address space, not from here.
     relative: u32,
     kind: Kind,
-    /// Where the operand comes from while the piece is put together; none for jumps.
     sequence: u8,
+    /// Where the operand comes from while the piece is put together: the sequence, but for jumps.
+    first: u8,
     shift: u8,
     registers: u8,
     jump: u8,
@@ -205,7 +206,8 @@ impl Word {
             mask: mask(kind),
             relative: if kind == Kind::Call { u32::MAX } else { 0 },
             kind,
-            sequence: if jump { NO_SEQUENCE } else { sequence(kind) },
+            sequence: sequence(kind),
+            first: if jump { NO_SEQUENCE } else { sequence(kind) },
             shift: field(kind).0,
             registers: registers(head),
             jump: jump.into(),
@@ -214,36 +216,34 @@ impl Word {
     }
 }
 
-/// Tokens, and the heads that they stand for.
+/// Heads by token.
 #[derive(Debug)]
 struct Words {
     words: Vec<Word>,
     rows: usize,
-    at: usize,
 }
 
 impl Words {
-    fn new(dictionary: &mut Reader<'_>, at: usize) -> Result<Self, Malformed> {
+    fn new(dictionary: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (words, rows) = values::words(dictionary)?;
         Ok(Words {
             words: words.into_iter().map(Word::new).collect(),
             rows,
-            at,
         })
     }
 
-    /// `None` for one that is not in the dictionary.
+    /// The head of the token at `at`; `None` for one that is not in the dictionary.
     #[inline(always)]
-    fn next(&mut self, buffer: &[u8]) -> Result<Option<&Word>, Malformed> {
-        let [first, second] = *buffer.get(self.at..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
-        let two = usize::from(first) >= values::ONE;
+    fn next(&self, buffer: &[u8], at: &mut usize) -> Result<Option<&Word>, Malformed> {
+        let [first, second] = *buffer.get(*at..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
         if first == values::ESCAPE {
-            self.at += 1;
+            *at += 1;
             return Ok(None);
         }
+        let two = usize::from(first) >= values::ONE;
         let row = usize::from(first).wrapping_sub(values::ONE).wrapping_mul(self.rows);
         let long = values::ONE.wrapping_add(row).wrapping_add(second.into());
-        self.at += 1 + usize::from(two);
+        *at += 1 + usize::from(two);
         let number = if two { long } else { first.into() };
         self.words.get(number).map(Some).ok_or(Malformed)
     }
@@ -256,6 +256,9 @@ struct Jump {
     number: u32,
     /// How many blocks began up to there.
     begun: u32,
+    mask: u32,
+    shift: u8,
+    sequence: u8,
 }
 
 /// What a thread keeps from frame to frame.
@@ -273,12 +276,19 @@ pub(super) struct Decoder<'a> {
     buffer: &'a [u8],
     heads: Words,
     rare: Words,
-    /// Where dictionary, heads too rare for any, registers, and odd bytes were read up to.
+    cursors: Cursors,
+    sequences: [Values; SEQUENCES],
+}
+
+/// Positions in the buffer of the streams that code is split into.
+#[derive(Debug, Clone, Copy)]
+struct Cursors {
     dictionary: usize,
+    heads: usize,
+    rare: usize,
     unknown: usize,
     registers: usize,
     tails: usize,
-    sequences: [Values; SEQUENCES],
 }
 
 impl<'a> Decoder<'a> {
@@ -286,8 +296,8 @@ impl<'a> Decoder<'a> {
     pub(super) fn new(buffer: &'a [u8], at: [Range<usize>; STREAMS]) -> Result<Self, Malformed> {
         let start = |n: usize| at[n].start;
         let dictionary = &mut Reader(&buffer[at[0].clone()]);
-        let heads = Words::new(dictionary, start(1))?;
-        let rare = Words::new(dictionary, start(2))?;
+        let heads = Words::new(dictionary)?;
+        let rare = Words::new(dictionary)?;
         let mut sequences: [Values; SEQUENCES] = Default::default();
         for (n, values) in sequences.iter_mut().enumerate() {
             *values = Values::new(dictionary, start(6 + 2 * n), start(7 + 2 * n))?;
@@ -299,10 +309,14 @@ impl<'a> Decoder<'a> {
             buffer,
             heads,
             rare,
-            dictionary: at[0].end,
-            unknown: start(3),
-            registers: start(4),
-            tails: start(5),
+            cursors: Cursors {
+                dictionary: at[0].end,
+                heads: start(1),
+                rare: start(2),
+                unknown: start(3),
+                registers: start(4),
+                tails: start(5),
+            },
             sequences,
         })
     }
@@ -324,9 +338,9 @@ impl<'a> Decoder<'a> {
         let (code, tail) = piece.split_at_mut(4 * count);
         let [jumped, begun] = self.assemble(address, code, jumps, blocks)?;
         self.patch(code, &jumps[..jumped], &blocks[..begun])?;
-        let bytes = self.buffer.get(self.tails..).and_then(|b| b.get(..tail.len()));
+        let bytes = self.buffer.get(self.cursors.tails..).and_then(|b| b.get(..tail.len()));
         tail.copy_from_slice(bytes.ok_or(Malformed)?);
-        self.tails += tail.len();
+        self.cursors.tails += tail.len();
         Ok(piece)
     }
 
@@ -342,27 +356,31 @@ impl<'a> Decoder<'a> {
         let count = code.len() / 4;
         let (jumps, blocks) = (&mut jumps[..=count], &mut blocks[..=count]);
         let (mut jumped, mut begun) = (0, 0);
+        let mut heads = self.cursors.heads;
         // What ADRP left for each register.
         let mut low = [0; 32];
         for (number, out) in (0u32..).zip(code.chunks_exact_mut(4)) {
             let rare;
-            let (word, mut bits) = match self.heads.next(buffer)? {
+            let (word, mut bits) = match self.heads.next(buffer, &mut heads)? {
                 Some(word) => (word, word.bits),
                 None => {
-                    rare = self.rare(buffer)?;
+                    rare = rare_word(&self.rare, buffer, &mut self.cursors)?;
                     (&rare, rare.bits)
                 }
             };
             jumps[jumped] = Jump {
                 number,
                 begun: begun as u32,
+                mask: word.mask,
+                shift: word.shift,
+                sequence: word.sequence,
             };
             jumped += usize::from(word.jump);
             blocks[begun] = number + 1;
             begun += usize::from(word.ends);
-            if let Some(values) = self.sequences.get_mut(usize::from(word.sequence)) {
+            if let Some(values) = self.sequences.get_mut(usize::from(word.first)) {
                 let value = values.next(buffer)?;
-                if word.sequence == ADDRESSES {
+                if word.first == ADDRESSES {
                     let here = address.wrapping_add(4 * number);
                     let distance = match word.kind {
                         Kind::Adr => value.wrapping_sub(here),
@@ -382,51 +400,27 @@ impl<'a> Decoder<'a> {
             }
             out.copy_from_slice(&bits.to_le_bytes());
         }
+        self.cursors.heads = heads;
         Ok([jumped, begun])
-    }
-
-    /// A head that is not in the dictionary, with its registers.
-    fn rare(&mut self, buffer: &[u8]) -> Result<Word, Malformed> {
-        let mut word = match self.rare.next(buffer)? {
-            Some(word) => *word,
-            None => {
-                let head = buffer.get(self.unknown..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
-                self.unknown += 4;
-                Word::new(u32::from_be_bytes(*head))
-            }
-        };
-        for (n, shift) in REGISTERS.into_iter().enumerate() {
-            let has = u32::from(word.registers) >> n & 1;
-            let register = u32::from(*buffer.get(self.registers).ok_or(Malformed)?) & 31;
-            word.bits |= register * has << shift;
-            self.registers += has as usize;
-        }
-        Ok(word)
     }
 
     /// Puts in the jumps' targets, now that it is known where blocks begin.
     fn patch(&mut self, code: &mut [u8], jumps: &[Jump], blocks: &[u32]) -> Result<(), Malformed> {
         let mut recent = Recent::default();
-        for &Jump { number, begun } in jumps {
-            let at = 4 * number as usize;
+        for jump in jumps {
+            let at = 4 * jump.number as usize;
             let out: &mut [u8; 4] = code.get_mut(at..).and_then(|b| b.first_chunk_mut()).ok_or(Malformed)?;
+            let values = self.sequences.get_mut(usize::from(jump.sequence)).ok_or(Malformed)?;
+            let value = values.next(self.buffer)?;
+            let (place, count) = (value & 3, value >> 2);
+            // Which of the three it is cannot be foreseen, so all are looked up.
+            let distance = unzigzag(count);
+            let block = blocks.get(jump.begun.wrapping_add(distance) as usize).copied();
+            let known = if place == BLOCK { block.ok_or(Malformed)? } else { recent.get(count) };
+            let target = if place == DISTANCE { jump.number.wrapping_add(distance) } else { known };
+            recent.push(target, place != RECENT);
             let bits = u32::from_le_bytes(*out);
-            let kind = kind(bits);
-            let value = self.sequences[usize::from(sequence(kind)) & 3].next(self.buffer)?;
-            let count = value >> 2;
-            let target = match value & 3 {
-                DISTANCE => number.wrapping_add(unzigzag(count)),
-                BLOCK => {
-                    let block = begun.wrapping_add(unzigzag(count)) as usize;
-                    *blocks.get(block).ok_or(Malformed)?
-                }
-                RECENT => recent.get(count),
-                _ => return Err(Malformed),
-            };
-            if value & 3 != RECENT {
-                recent.push(target);
-            }
-            let bits = bits | target.wrapping_sub(number) << field(kind).0 & mask(kind);
+            let bits = bits | target.wrapping_sub(jump.number) << (jump.shift & 31) & jump.mask;
             *out = bits.to_le_bytes();
         }
         Ok(())
@@ -434,19 +428,32 @@ impl<'a> Decoder<'a> {
 
     /// Says of each stream how far it was read.
     pub(super) fn ends(&self, mut end: impl FnMut(u8, usize)) {
-        let cursors = [
-            self.dictionary,
-            self.heads.at,
-            self.rare.at,
-            self.unknown,
-            self.registers,
-            self.tails,
-        ];
+        let c = &self.cursors;
+        let cursors = [c.dictionary, c.heads, c.rare, c.unknown, c.registers, c.tails];
         let values = self.sequences.iter().flat_map(Values::ends);
         for (stream, at) in (0..).zip(cursors.into_iter().chain(values)) {
             end(stream, at);
         }
     }
+}
+
+/// A head that is not in the dictionary, with its registers.
+fn rare_word(rare: &Words, buffer: &[u8], cursors: &mut Cursors) -> Result<Word, Malformed> {
+    let mut word = match rare.next(buffer, &mut cursors.rare)? {
+        Some(word) => *word,
+        None => {
+            let head = buffer.get(cursors.unknown..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+            cursors.unknown += 4;
+            Word::new(u32::from_be_bytes(*head))
+        }
+    };
+    for (n, shift) in REGISTERS.into_iter().enumerate() {
+        let has = u32::from(word.registers) >> n & 1;
+        let register = u32::from(*buffer.get(cursors.registers).ok_or(Malformed)?) & 31;
+        word.bits |= register * has << shift;
+        cursors.registers += has as usize;
+    }
+    Ok(word)
 }
 
 /// What the lower two bits of a jump's value say of the others: an instruction so far away, zigzag.
@@ -468,9 +475,10 @@ impl Recent {
         self.targets[(self.count.wrapping_sub(1).wrapping_sub(back) & 15) as usize]
     }
 
-    fn push(&mut self, target: u32) {
+    /// Puts it in for good if it is `new`; else only until the next one, in the place of the oldest.
+    fn push(&mut self, target: u32, new: bool) {
         self.targets[(self.count & 15) as usize] = target;
-        self.count = self.count.wrapping_add(1);
+        self.count = self.count.wrapping_add(new.into());
     }
 }
 
@@ -625,10 +633,11 @@ impl Targets {
     /// The value for a jump of this instruction.
     fn value(&mut self, number: usize, distance: u32) -> u32 {
         let target = (number as u32).wrapping_add(distance);
-        if let Some(back) = (0..self.recent.count.min(16)).find(|back| self.recent.get(*back) == target) {
+        let back = (0..self.recent.count.min(16)).find(|back| self.recent.get(*back) == target);
+        self.recent.push(target, back.is_none());
+        if let Some(back) = back {
             return back << 2 | RECENT;
         }
-        self.recent.push(target);
         if let Some((begun, true)) = self.begun.get(target as usize) {
             let blocks = zigzag((begun - 1).wrapping_sub(self.begun[number].0));
             if blocks < MOST_BLOCKS {
