@@ -235,13 +235,18 @@ impl Words {
     /// The head of the token at `at`; `None` for one that is not in the dictionary.
     #[inline(always)]
     fn next(&self, buffer: &[u8], at: &mut usize) -> Result<Option<&Word>, Malformed> {
-        let [first, second] = *buffer.get(*at..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+        let [first, second] = *buffer
+            .get(*at..)
+            .and_then(|b| b.first_chunk())
+            .ok_or(Malformed)?;
         if first == values::ESCAPE {
             *at += 1;
             return Ok(None);
         }
         let two = usize::from(first) >= values::ONE;
-        let row = usize::from(first).wrapping_sub(values::ONE).wrapping_mul(self.rows);
+        let row = usize::from(first)
+            .wrapping_sub(values::ONE)
+            .wrapping_mul(self.rows);
         let long = values::ONE.wrapping_add(row).wrapping_add(second.into());
         *at += 1 + usize::from(two);
         let number = if two { long } else { first.into() };
@@ -333,12 +338,19 @@ impl<'a> Decoder<'a> {
             scratch.jumps.resize(count + 1, Jump::default());
             scratch.blocks.resize(count + 1, 0);
         }
-        let Scratch { jumps, blocks, piece } = scratch;
+        let Scratch {
+            jumps,
+            blocks,
+            piece,
+        } = scratch;
         let piece = super::room(piece, size);
         let (code, tail) = piece.split_at_mut(4 * count);
         let [jumped, begun] = self.assemble(address, code, jumps, blocks)?;
         self.patch(code, &jumps[..jumped], &blocks[..begun])?;
-        let bytes = self.buffer.get(self.cursors.tails..).and_then(|b| b.get(..tail.len()));
+        let bytes = self
+            .buffer
+            .get(self.cursors.tails..)
+            .and_then(|b| b.get(..tail.len()));
         tail.copy_from_slice(bytes.ok_or(Malformed)?);
         self.cursors.tails += tail.len();
         Ok(piece)
@@ -409,15 +421,31 @@ impl<'a> Decoder<'a> {
         let mut recent = Recent::default();
         for jump in jumps {
             let at = 4 * jump.number as usize;
-            let out: &mut [u8; 4] = code.get_mut(at..).and_then(|b| b.first_chunk_mut()).ok_or(Malformed)?;
-            let values = self.sequences.get_mut(usize::from(jump.sequence)).ok_or(Malformed)?;
+            let out: &mut [u8; 4] = code
+                .get_mut(at..)
+                .and_then(|b| b.first_chunk_mut())
+                .ok_or(Malformed)?;
+            let values = self
+                .sequences
+                .get_mut(usize::from(jump.sequence))
+                .ok_or(Malformed)?;
             let value = values.next(self.buffer)?;
             let (place, count) = (value & 3, value >> 2);
             // Which of the three it is cannot be foreseen, so all are looked up.
             let distance = unzigzag(count);
-            let block = blocks.get(jump.begun.wrapping_add(distance) as usize).copied();
-            let known = if place == BLOCK { block.ok_or(Malformed)? } else { recent.get(count) };
-            let target = if place == DISTANCE { jump.number.wrapping_add(distance) } else { known };
+            let block = blocks
+                .get(jump.begun.wrapping_add(distance) as usize)
+                .copied();
+            let known = if place == BLOCK {
+                block.ok_or(Malformed)?
+            } else {
+                recent.get(count)
+            };
+            let target = if place == DISTANCE {
+                jump.number.wrapping_add(distance)
+            } else {
+                known
+            };
             recent.push(target, place != RECENT);
             let bits = u32::from_le_bytes(*out);
             let bits = bits | target.wrapping_sub(jump.number) << (jump.shift & 31) & jump.mask;
@@ -429,7 +457,14 @@ impl<'a> Decoder<'a> {
     /// Says of each stream how far it was read.
     pub(super) fn ends(&self, mut end: impl FnMut(u8, usize)) {
         let c = &self.cursors;
-        let cursors = [c.dictionary, c.heads, c.rare, c.unknown, c.registers, c.tails];
+        let cursors = [
+            c.dictionary,
+            c.heads,
+            c.rare,
+            c.unknown,
+            c.registers,
+            c.tails,
+        ];
         let values = self.sequences.iter().flat_map(Values::ends);
         for (stream, at) in (0..).zip(cursors.into_iter().chain(values)) {
             end(stream, at);
@@ -442,7 +477,10 @@ fn rare_word(rare: &Words, buffer: &[u8], cursors: &mut Cursors) -> Result<Word,
     let mut word = match rare.next(buffer, &mut cursors.rare)? {
         Some(word) => *word,
         None => {
-            let head = buffer.get(cursors.unknown..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+            let head = buffer
+                .get(cursors.unknown..)
+                .and_then(|b| b.first_chunk())
+                .ok_or(Malformed)?;
             cursors.unknown += 4;
             Word::new(u32::from_be_bytes(*head))
         }
@@ -450,7 +488,7 @@ fn rare_word(rare: &Words, buffer: &[u8], cursors: &mut Cursors) -> Result<Word,
     for (n, shift) in REGISTERS.into_iter().enumerate() {
         let has = u32::from(word.registers) >> n & 1;
         let register = u32::from(*buffer.get(cursors.registers).ok_or(Malformed)?) & 31;
-        word.bits |= register * has << shift;
+        word.bits |= (register * has) << shift;
         cursors.registers += has as usize;
     }
     Ok(word)
@@ -519,7 +557,9 @@ impl Encoder {
     pub(super) fn push(&mut self, address: u32, code: &[u8]) {
         let words = code.chunks_exact(4);
         self.tails.extend_from_slice(words.remainder());
-        let code: Vec<u32> = words.map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+        let code: Vec<u32> = words
+            .map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]))
+            .collect();
         let mut targets = Targets::new(&code);
         let mut low: [Option<u32>; 32] = [None; 32];
         for (number, &bits) in code.iter().enumerate() {
@@ -528,19 +568,23 @@ impl Encoder {
             let kind = bare_kind(bits);
             let (shift, _) = field(kind);
             let operand = (bits & mask(kind)) >> shift;
+            let distance = signed(operand, kind);
+            let called = (address >> 2)
+                .wrapping_add(number as u32)
+                .wrapping_add(distance);
             let mut head = bits & !mask(kind);
             let mut value = operand;
             match kind {
                 Kind::Call => {
-                    value = (address >> 2).wrapping_add(number as u32).wrapping_add(signed(operand, kind));
+                    value = called;
                     low[..VOLATILE].fill(None);
                 }
-                Kind::Jump if zigzag(signed(operand, kind)) >= 2 * FAR_AWAY => {
+                Kind::Jump if zigzag(distance) >= 2 * FAR_AWAY => {
                     head |= FAR;
-                    value = (address >> 2).wrapping_add(number as u32).wrapping_add(signed(operand, kind));
+                    value = called;
                 }
                 Kind::Jump | Kind::Branch | Kind::Test => {
-                    value = targets.value(number, signed(operand, kind));
+                    value = targets.value(number, distance);
                 }
                 Kind::Adr => {
                     value = here.wrapping_add(adr_distance(bits));
@@ -552,14 +596,19 @@ impl Encoder {
                     let page = (here >> 12).wrapping_add(adr_distance(bits)) << 12;
                     value = page | rest.unwrap_or(0);
                 }
-                _ if low12(bits).is_some() && low12(bits) == low[base(bits) as usize] => head |= LOW,
-                _ => {}
+                _ => {
+                    let known = low12(bits).is_some() && low12(bits) == low[base(bits) as usize];
+                    head |= if known { LOW } else { 0 };
+                }
             }
             if kind != Kind::Adrp && writes(bits) {
                 low[destination] = None;
             }
             self.heads.push(head);
-            if let Some(values) = self.sequences.get_mut(usize::from(sequence(self::kind(head)))) {
+            if let Some(values) = self
+                .sequences
+                .get_mut(usize::from(sequence(self::kind(head))))
+            {
                 values.push(value);
             }
         }
@@ -582,9 +631,15 @@ impl Encoder {
             rare.push(head);
         }
         let (rare, unknown) = values::encode(&rare, &mut dictionary);
-        let sequences = self.sequences.map(|values| values::encode(&values, &mut dictionary));
+        let sequences = self
+            .sequences
+            .map(|values| values::encode(&values, &mut dictionary));
         let mut out = alloc::vec![dictionary, heads, rare, unknown, registers, self.tails];
-        out.extend(sequences.into_iter().flat_map(|(tokens, misses)| [tokens, misses]));
+        out.extend(
+            sequences
+                .into_iter()
+                .flat_map(|(tokens, misses)| [tokens, misses]),
+        );
         out
     }
 }
@@ -688,11 +743,259 @@ fn adr_distance(bits: u32) -> u32 {
 
 #[cfg(feature = "pack")]
 fn signed(operand: u32, kind: Kind) -> u32 {
-    let unused = 32 - u32::from(field(kind).1);
-    ((operand << unused) as i32 >> unused) as u32
+    let sign = 1 << field(kind).1 >> 1;
+    (operand ^ sign).wrapping_sub(sign)
 }
 
 #[cfg(feature = "pack")]
 fn zigzag(value: u32) -> u32 {
     (value << 1) ^ ((value as i32) >> 31) as u32
+}
+
+#[cfg(all(test, feature = "pack"))]
+mod tests {
+    use super::super::{self as filter, Filter, Piece, Scratch};
+    use super::*;
+    use alloc::vec;
+
+    type Streams = Vec<(u8, Vec<u8>)>;
+
+    fn piece(address: u32) -> Piece {
+        Piece {
+            blob: 0,
+            filter: Filter::Arm64,
+            param: address,
+        }
+    }
+
+    fn encode(pieces: &[(u32, Vec<u8>)]) -> Streams {
+        filter::encode(
+            pieces
+                .iter()
+                .map(|(address, bytes)| (piece(*address), &bytes[..])),
+        )
+    }
+
+    fn decode(streams: &Streams, pieces: &[(u32, Vec<u8>)]) -> Result<Vec<Vec<u8>>, Malformed> {
+        let mut buffer: Vec<u8> = streams
+            .iter()
+            .flat_map(|(_, bytes)| bytes)
+            .copied()
+            .collect();
+        buffer.extend([0; filter::PADDING]);
+        let mut scratch = Scratch::default();
+        let sizes = streams.iter().map(|(number, bytes)| (*number, bytes.len()));
+        let mut decoder = filter::Decoder::new(&buffer, sizes)?;
+        let mut out = Vec::new();
+        for (address, bytes) in pieces {
+            out.push(
+                decoder
+                    .piece(&piece(*address), bytes.len(), &mut scratch)?
+                    .to_vec(),
+            );
+        }
+        decoder.finish()?;
+        Ok(out)
+    }
+
+    fn comes_back(pieces: &[(u32, Vec<u8>)]) {
+        let out = decode(&encode(pieces), pieces).unwrap();
+        assert!(out.iter().eq(pieces.iter().map(|(_, bytes)| bytes)));
+    }
+
+    fn bytes(code: &[u32]) -> Vec<u8> {
+        code.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    fn noise(seed: u64) -> impl FnMut() -> u32 {
+        let mut state = seed;
+        move || {
+            state = state
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 32) as u32
+        }
+    }
+
+    /// One instruction of each class: B, BL, B.cond, CBZ, TBZ, ADR, ADRP, ADD, LDR, LDP, MOVZ, ORR, LDUR, FMADD, LDR (literal), BR, RET.
+    const CLASSES: [u32; 17] = [
+        0x1400_0000,
+        0x9400_0000,
+        0x5400_0000,
+        0xb400_0000,
+        0x3600_0000,
+        0x1000_0000,
+        0x9000_0000,
+        0x9100_0000,
+        0xf940_0000,
+        0xa940_0000,
+        0xd280_0000,
+        0xaa00_0000,
+        0xf840_0000,
+        0x1f40_0000,
+        0x5800_0000,
+        0xd61f_0000,
+        0xd65f_0000,
+    ];
+
+    /// Code-like noise: instructions of all classes, operands large and small.
+    fn code(size: usize, seed: u64) -> Vec<u8> {
+        let mut next = noise(seed);
+        let mut words = || {
+            let class = CLASSES[next() as usize % CLASSES.len()];
+            let operand = next() >> (next() % 32);
+            match next() % 8 {
+                0 => next(),
+                1 => class,
+                2 => class | (operand & 31) << 5 | next() & 3,
+                _ => class ^ (operand & 0x00ff_ffff) ^ (next() & 0x6000_0000),
+            }
+        };
+        let mut out = Vec::new();
+        while out.len() < size {
+            out.extend(words().to_le_bytes());
+        }
+        out.truncate(size);
+        out
+    }
+
+    #[test]
+    fn any_bytes_come_back() {
+        for seed in 0..60 {
+            let mut next = noise(seed);
+            let pieces: Vec<(u32, Vec<u8>)> = (0..4)
+                .map(|_| (next(), next() % 3000))
+                .map(|(address, size)| (address, code(size as usize, u64::from(address))))
+                .collect();
+            comes_back(&pieces);
+        }
+        for size in 0..9 {
+            comes_back(&[(1, vec![0xff; size]), (u32::MAX, code(size, 1))]);
+        }
+        comes_back(&[(0x1_0003, code(1 << 18, 7))]);
+    }
+
+    #[test]
+    fn every_word_of_every_class_comes_back() {
+        let mut next = noise(3);
+        let words: Vec<u32> = (0..=u32::from(u8::MAX))
+            .flat_map(|byte| {
+                [
+                    byte << 24,
+                    byte << 24 | 0x00ff_ffff,
+                    byte << 24 | 0x0080_03e0,
+                ]
+            })
+            .chain((0..60_000).map(|n| n << 24 | next() & 0x00ff_ffff))
+            .collect();
+        comes_back(&[(0xffff_f000, bytes(&words))]);
+    }
+
+    /// The sequences' values for this code, those that there are.
+    fn values(address: u32, code: &[u32]) -> Vec<(u8, Vec<u32>)> {
+        comes_back(&[(address, bytes(code))]);
+        let mut encoder = Encoder::default();
+        encoder.push(address, &bytes(code));
+        (0..)
+            .zip(encoder.sequences)
+            .filter(|(_, values)| !values.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn operands_go_where_their_kind_is() {
+        let (nop, at) = (0xd503_201f, 0x40_0000);
+        let jump = |count: u32| vec![zigzag(count) << 2 | DISTANCE];
+        let cases: &[(u32, u8, Vec<u32>)] = &[
+            (0x9400_0002, CALLS, vec![(at >> 2) + 3]),      // bl +8
+            (0x97ff_ffff, CALLS, vec![at >> 2]),            // bl -4
+            (0x1400_8000, CALLS, vec![(at >> 2) + 0x8001]), // b, far away
+            (0x1400_0003, JUMPS, jump(3)),                  // b +12
+            (0x17ff_ffff, JUMPS, jump(u32::MAX)),           // b -4
+            (0x5400_0041, BRANCHES, jump(2)),               // b.ne +8
+            (0xb4ff_ffe3, BRANCHES, jump(u32::MAX)),        // cbz x3, -4
+            (0x3748_0043, BRANCHES, jump(2)),               // tbnz w3, 9, +8
+            (0x3000_0041, ADDRESSES, vec![at + 4 + 9]),     // adr x1, +9
+            (0xb000_0001, ADDRESSES, vec![at + 0x1000]),    // adrp x1, next page
+            (0x9100_8020, 4, vec![0x20]),                   // add x0, x1, 0x20
+            (0xd100_83ff, 5, vec![0x20]),                   // sub sp, sp, 0x20
+            (0xf940_0c20, 6, vec![3]),                      // ldr x0, [x1, 24]
+            (0xb900_07e0, 7, vec![1]),                      // str w0, [sp, 4]
+            (0x2941_8420, 8, vec![3]),                      // ldp w0, w1, [x1, 12]
+            (0xa9bf_7bfd, 9, vec![0x7e]),                   // stp x29, x30, [sp, -16]!
+        ];
+        for (word, sequence, expected) in cases {
+            assert_eq!(
+                values(at, &[nop, *word]),
+                [(*sequence, expected.clone())],
+                "{word:08x}"
+            );
+        }
+        // mov x0, x19; movz; ldr x0, literal; ldur; a page that is more than 2 GiB away
+        for word in [
+            0xaa13_03e0,
+            0x5280_0020,
+            0x5800_0040,
+            0xf85f_8020,
+            0x9040_0000,
+        ] {
+            assert_eq!(values(at, &[nop, word]), [], "{word:08x}");
+        }
+    }
+
+    #[test]
+    fn an_address_in_two_instructions_is_one_value() {
+        let adrp = 0xb000_0001;
+        // add x1, x1, 0x123; ldr x0, [x1, 0x128]: only what the first one adds belongs to the address.
+        let code = [adrp, 0x9104_8c21, 0xf940_9420];
+        let expected = [(ADDRESSES, vec![0x40_1123]), (6, vec![0x128 / 8])];
+        assert_eq!(values(0x40_0000, &code), expected);
+        // ldr x0, [x1, 0x128] and str x2 there, behind something else.
+        let code = [adrp, 0xd503_201f, 0xf940_9420, 0xf900_9422];
+        assert_eq!(values(0x40_0000, &code), [(ADDRESSES, vec![0x40_1128])]);
+    }
+
+    #[test]
+    fn jumps_go_to_blocks_and_where_others_went() {
+        let (nop, ret) = (0xd503_201f, 0xd65f_03c0);
+        // b.eq to the last nop; b.ne there as well; cbz to the nop behind ret.
+        let code = [0x5400_00a0, 0x5400_0081, 0xb400_0040, ret, nop, nop];
+        let expected = vec![zigzag(5) << 2 | DISTANCE, RECENT, BLOCK];
+        assert_eq!(values(0, &code), [(BRANCHES, expected)]);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_too_much_is_malformed() {
+        let pieces = [(0x1000, code(4001, 11))];
+        let streams = encode(&pieces);
+        for n in 0..streams.len() {
+            let mut less = streams.clone();
+            less[n].1.pop();
+            assert_eq!(decode(&less, &pieces), Err(Malformed), "{}", streams[n].0);
+            let mut more = streams.clone();
+            more[n].1.push(0);
+            assert_eq!(decode(&more, &pieces), Err(Malformed), "{}", streams[n].0);
+        }
+    }
+
+    #[test]
+    fn damage_is_never_worse_than_malformed() {
+        let pieces = [(0x1000, code(3000, 5)), (0x2000, code(1000, 6))];
+        let streams = encode(&pieces);
+        let mut next = noise(9);
+        for _ in 0..3000 {
+            let mut damaged = streams.clone();
+            let stream = next() as usize % damaged.len();
+            let bytes = &mut damaged[stream].1;
+            let at = next() as usize % bytes.len();
+            bytes[at] = [next() as u8, 0xff, 0xfe, 0][next() as usize % 4];
+            if let Ok(out) = decode(&damaged, &pieces) {
+                assert!(
+                    out.iter()
+                        .zip(&pieces)
+                        .all(|(out, piece)| out.len() == piece.1.len())
+                );
+            }
+        }
+    }
 }
