@@ -144,6 +144,11 @@ fn registers(bits: u32) -> u8 {
     }
 }
 
+/// Whether it works with vectors or floats: their registers are used otherwise, and have a stream of their own.
+fn is_vector(bits: u32) -> bool {
+    bits >> 26 & 3 == 3
+}
+
 /// Whether what follows cannot be reached from here: B, BR, RET.
 fn ends_block(bits: u32) -> bool {
     bits >> 26 == 5 || bits & 0xffbf_fc1f == 0xd61f_0000
@@ -152,7 +157,7 @@ fn ends_block(bits: u32) -> bool {
 /// Number of value sequences.
 pub(super) const SEQUENCES: usize = 10;
 /// Number of streams.
-const STREAMS: usize = 6 + 2 * SEQUENCES;
+const STREAMS: usize = 7 + 2 * SEQUENCES;
 const CALLS: u8 = 0;
 const ADDRESSES: u8 = 1;
 const JUMPS: u8 = 2;
@@ -189,6 +194,7 @@ struct Word {
     first: u8,
     shift: u8,
     registers: u8,
+    vector: u8,
     jump: u8,
     ends: u8,
 }
@@ -210,6 +216,7 @@ impl Word {
             first: if jump { NO_SEQUENCE } else { sequence(kind) },
             shift: field(kind).0,
             registers: registers(head),
+            vector: is_vector(head).into(),
             jump: jump.into(),
             ends: ends_block(head).into(),
         }
@@ -292,7 +299,8 @@ struct Cursors {
     heads: usize,
     rare: usize,
     unknown: usize,
-    registers: usize,
+    /// Of general registers, of vectors.
+    registers: [usize; 2],
     tails: usize,
 }
 
@@ -305,7 +313,7 @@ impl<'a> Decoder<'a> {
         let rare = Words::new(dictionary)?;
         let mut sequences: [Values; SEQUENCES] = Default::default();
         for (n, values) in sequences.iter_mut().enumerate() {
-            *values = Values::new(dictionary, start(6 + 2 * n), start(7 + 2 * n))?;
+            *values = Values::new(dictionary, start(7 + 2 * n), start(8 + 2 * n))?;
         }
         if !dictionary.0.is_empty() {
             return Err(Malformed);
@@ -319,8 +327,8 @@ impl<'a> Decoder<'a> {
                 heads: start(1),
                 rare: start(2),
                 unknown: start(3),
-                registers: start(4),
-                tails: start(5),
+                registers: [start(4), start(5)],
+                tails: start(6),
             },
             sequences,
         })
@@ -462,7 +470,8 @@ impl<'a> Decoder<'a> {
             c.heads,
             c.rare,
             c.unknown,
-            c.registers,
+            c.registers[0],
+            c.registers[1],
             c.tails,
         ];
         let values = self.sequences.iter().flat_map(Values::ends);
@@ -485,11 +494,12 @@ fn rare_word(rare: &Words, buffer: &[u8], cursors: &mut Cursors) -> Result<Word,
             Word::new(u32::from_be_bytes(*head))
         }
     };
+    let registers = &mut cursors.registers[usize::from(word.vector & 1)];
     for (n, shift) in REGISTERS.into_iter().enumerate() {
         let has = u32::from(word.registers) >> n & 1;
-        let register = u32::from(*buffer.get(cursors.registers).ok_or(Malformed)?) & 31;
+        let register = u32::from(*buffer.get(*registers).ok_or(Malformed)?) & 31;
         word.bits |= (register * has) << shift;
-        cursors.registers += has as usize;
+        *registers += has as usize;
     }
     Ok(word)
 }
@@ -618,13 +628,13 @@ impl Encoder {
     pub(super) fn finish(self) -> Vec<Vec<u8>> {
         let mut dictionary = Vec::new();
         let (heads, misses) = values::encode(&self.heads, &mut dictionary);
-        let (mut rare, mut registers) = (Vec::new(), Vec::new());
+        let (mut rare, mut registers) = (Vec::new(), [Vec::new(), Vec::new()]);
         for head in misses.chunks_exact(4) {
             let mut head = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
             let has = self::registers(head);
             for (n, shift) in REGISTERS.into_iter().enumerate() {
                 if has >> n & 1 != 0 {
-                    registers.push((head >> shift & 31) as u8);
+                    registers[usize::from(is_vector(head))].push((head >> shift & 31) as u8);
                     head &= !(31 << shift);
                 }
             }
@@ -634,7 +644,9 @@ impl Encoder {
         let sequences = self
             .sequences
             .map(|values| values::encode(&values, &mut dictionary));
-        let mut out = alloc::vec![dictionary, heads, rare, unknown, registers, self.tails];
+        let mut out = alloc::vec![dictionary, heads, rare, unknown];
+        out.extend(registers);
+        out.push(self.tails);
         out.extend(
             sequences
                 .into_iter()

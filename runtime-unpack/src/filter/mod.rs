@@ -76,6 +76,7 @@ impl Filter {
             Filter::Plain | Filter::Hole => u32::MAX,
             // The tables of an instruction's begin are 12 bytes for each of the piece: 3 MiB, and the piece stays in L2.
             Filter::X86 => 1 << 18,
+            // 20 bytes for each instruction: 1.25 MiB.
             Filter::Arm64 => 1 << 18,
             Filter::EhFrame | Filter::Planes => 1 << 20,
             Filter::EhFrameHdr => 1 << 22,
@@ -101,12 +102,13 @@ const TABLES: u8 = 8;
 const FLOATS: u8 = 9;
 const X86: u8 = 16;
 const X86_STREAMS: u8 = 11 + 2 * x86::SEQUENCES as u8;
-const ARM64: u8 = 38;
-const ARM64_STREAMS: u8 = 6 + 2 * arm64::SEQUENCES as u8;
+const ARM64: u8 = 37;
+const ARM64_STREAMS: u8 = 7 + 2 * arm64::SEQUENCES as u8;
 const EH_FRAME: u8 = 64;
 const EH_FRAME_STREAMS: u8 = 3 + 2 * eh_frame::SEQUENCES as u8;
 /// All streams have numbers below this.
 pub const STREAMS: u8 = 96;
+const _: () = assert!(X86 + X86_STREAMS <= ARM64 && ARM64 + ARM64_STREAMS <= EH_FRAME);
 
 /// Bytes that a decoder wants readable behind the last stream.
 pub const PADDING: usize = 16;
@@ -420,7 +422,8 @@ pub fn stream_name(number: u8) -> &'static str {
         "x86 calls", "x86 calls misses",
     ];
     const ARM64_NAMES: [&str; ARM64_STREAMS as usize] = [
-        "arm64 dictionary", "arm64 heads", "arm64 rare heads", "arm64 unknown heads", "arm64 registers", "arm64 odd bytes",
+        "arm64 dictionary", "arm64 heads", "arm64 rare heads", "arm64 unknown heads", "arm64 registers",
+        "arm64 vector registers", "arm64 odd bytes",
         "arm64 calls", "arm64 calls misses", "arm64 addresses", "arm64 addresses misses", "arm64 jumps",
         "arm64 jumps misses", "arm64 branches", "arm64 branches misses", "arm64 add", "arm64 add misses",
         "arm64 stack add", "arm64 stack add misses", "arm64 load", "arm64 load misses", "arm64 stack load",
