@@ -181,17 +181,16 @@ fn section_parts(image: &Image<'_>, section: &Section<'_>, range: Range<usize>) 
     };
     let plain = |class, stream| Some(vec![part(range.clone(), class, Filter::Plain, stream)]);
     if section.kind == elf::SHT_PROGBITS.0 && section.flags & elf::SHF_EXECINSTR.0 != 0 {
-        return match image.machine {
-            Machine::X86_64 => {
-                let mut parts = cut(range, Code, Filter::X86, 0, 1);
-                let start = parts.first().map_or(0, |part| part.range.start);
-                for part in &mut parts {
-                    part.param = address.wrapping_add((part.range.start - start) as u32);
-                }
-                Some(parts)
-            }
-            Machine::Aarch64 => plain(Code, DATA),
+        let (filter, stride) = match image.machine {
+            Machine::X86_64 => (Filter::X86, 1),
+            Machine::Aarch64 => (Filter::Arm64, 4),
         };
+        let start = range.start;
+        let mut parts = cut(range, Code, filter, 0, stride);
+        for part in &mut parts {
+            part.param = address.wrapping_add((part.range.start - start) as u32);
+        }
+        return Some(parts);
     }
     match (elf::SectionType(section.kind), name) {
         (elf::SHT_RELA, _) => table(24, 0b01_0001),
