@@ -179,21 +179,23 @@ fn predicted(costs: &[f64; KINDS], sample: &Sample) -> f64 {
         / 1e12
 }
 
-/// Least squares of the relative errors, no cost below zero: one cost after the other is set to its best, many times over.
+/// Least squares of the relative errors, no cost below zero: one cost after the other is set to its best, many times over. What
+/// the samples do not tell apart stays near what it was.
 fn fit(samples: &[Sample]) -> [f64; KINDS] {
+    /// What a cost's relative change counts, against a sample's relative error.
+    const INERTIA: f64 = 1e-2;
     let mut costs = COSTS.map(|cost| cost.picoseconds as f64);
     for _ in 0..20_000 {
         for kind in 0..KINDS {
-            let (mut above, mut below) = (0.0, 0.0);
+            let was = COSTS[kind].picoseconds as f64;
+            let (mut above, mut below) = (INERTIA / was, INERTIA / was / was);
             for sample in samples {
                 let share = sample.work.amount(COSTS[kind].kind) as f64 / 1e12 / sample.measured;
                 let rest = predicted(&costs, sample) / sample.measured - share * costs[kind];
                 above += share * (1.0 - rest);
                 below += share * share;
             }
-            if below > 0.0 {
-                costs[kind] = (above / below).max(0.0);
-            }
+            costs[kind] = (above / below).max(0.0);
         }
     }
     costs
