@@ -135,25 +135,6 @@ pub fn pack(
     })
 }
 
-/// Bytes that `bytes` would take packed, quickly guessed: its streams at a low level.
-pub fn estimate(bytes: &[u8]) -> anyhow::Result<u64> {
-    const LEVEL: i32 = 3;
-    let blob = Content {
-        bytes,
-        digest: [0; 32],
-        lazy: false,
-        path: "",
-    };
-    let blobs = [blob];
-    let parts = [segment::parts(bytes)];
-    let frames = cut(&blobs, &parts, frame_size(LEVEL, bytes.len() as u64));
-    let sizes = frames.par_iter().map(|parts| {
-        let inputs: Vec<frame::Input<'_>> = parts.iter().map(|part| part.input(&blobs)).collect();
-        Ok(frame::pack(&inputs, LEVEL, None)?.bytes.len() as u64)
-    });
-    sizes.sum()
-}
-
 /// An entry: its path, and the input it is of; `None` for a directory that only holds others.
 type Entry<'a> = (&'a str, Option<usize>);
 
