@@ -433,16 +433,18 @@ mod tests {
     #[test]
     fn a_header_is_its_own_digest() {
         let header = Header {
-            block_log2: 22,
             index_packed: 1,
             index_unpacked: 2,
             frames_packed: 3,
             content_size: 4,
             entries: 5,
             blobs: 6,
-            frames: 7,
-            launch_size: 8,
-            index_digest: [9; 32],
+            pieces: 7,
+            frames: 8,
+            streams: 9,
+            frame_limit: 10,
+            launch_size: 11,
+            index_digest: [12; 32],
         };
         let other = Header {
             entries: 6,
