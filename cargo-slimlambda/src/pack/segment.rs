@@ -280,5 +280,71 @@ fn other_parts(bytes: &[u8]) -> Vec<Part> {
     if !head.contains(&0) && head.utf8_chunks().map(|c| c.invalid().len()).sum::<usize>() * 32 <= head.len() {
         return vec![part(whole, Class::Text, Filter::Plain, TEXT)];
     }
-    vec![part(whole, Class::Data, Filter::Plain, DATA)]
+    let mut out: Vec<Part> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let window = &bytes[at..bytes.len().min(at + MOST)];
+        let end = at + window.len();
+        match floats(window) {
+            Some((skip, layout)) => {
+                let (start, stride) = (at + skip, layout.stride);
+                let end = start + (end - start) / stride * stride;
+                if skip > 0 {
+                    out.push(part(at..start, Class::Data, Filter::Plain, DATA));
+                }
+                out.push(part(start..end, Class::Floats, Filter::Planes, layout.param()));
+                at = end;
+            }
+            None => {
+                out.push(part(at..end, Class::Data, Filter::Plain, DATA));
+                at = end;
+            }
+        }
+    }
+    out
+}
+
+/// Bytes by which a window is judged.
+const SAMPLE: usize = 1 << 16;
+
+/// Whether a window looks like an array of floats, whatever file format is around it: where the first one begins, and how
+/// they are laid out.
+///
+/// The byte with sign and exponent takes few values and the lowest ones take all alike, so the bytes at one of every two
+/// or four places are much more predictable than the others.
+fn floats(window: &[u8]) -> Option<(usize, planes::Layout)> {
+    // From the middle: what is at the begin may be a header.
+    let middle = window.len().saturating_sub(SAMPLE) / 2 & !3;
+    let sample = &window[middle..window.len().min(middle + SAMPLE)];
+    if sample.len() < SAMPLE {
+        return None;
+    }
+    let whole = entropy(sample.iter());
+    let best = [2usize, 4].into_iter().map(|stride| {
+        let columns: Vec<f64> = (0..stride)
+            .map(|n| entropy(sample.iter().skip(n).step_by(stride)))
+            .collect();
+        let exponent = (0..stride).min_by(|a, b| columns[*a].total_cmp(&columns[*b])).unwrap_or(0);
+        let mean = columns.iter().sum::<f64>() / stride as f64;
+        (mean, stride, (exponent + 1) % stride)
+    });
+    let (mean, stride, skip) = best.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    let layout = planes::Layout {
+        stride,
+        differences: 0,
+        floats: true,
+    };
+    (mean < whole * MUCH_LESS).then_some((skip, layout))
+}
+
+/// Entropy of floats column by column, against that of their bytes: 0.85 for trained 32-bit weights, about 1 for other data.
+const MUCH_LESS: f64 = 0.93;
+
+/// Bits per byte, if bytes were independent.
+fn entropy<'b>(bytes: impl Iterator<Item = &'b u8>) -> f64 {
+    let mut counts = [0u32; 256];
+    bytes.for_each(|byte| counts[usize::from(*byte)] += 1);
+    let all: f64 = counts.iter().map(|n| f64::from(*n)).sum();
+    let share = counts.iter().filter(|n| **n > 0).map(|n| f64::from(*n) / all);
+    share.map(|p| -p * p.log2()).sum()
 }

@@ -91,7 +91,7 @@ impl Filter {
 pub const PLAIN: u8 = 8;
 /// Stream of tables, as planes.
 const TABLES: u8 = 8;
-/// Stream of floats, as planes.
+/// Streams of floats, one for each plane.
 const FLOATS: u8 = 9;
 const X86: u8 = 16;
 const X86_STREAMS: u8 = 11 + 2 * x86::SEQUENCES as u8;
@@ -175,9 +175,8 @@ impl<'a> Decoder<'a> {
             Filter::Planes => {
                 let layout = planes::Layout::from_param(param).ok_or(Malformed)?;
                 let stream = if layout.floats { FLOATS } else { TABLES };
-                let planes = self.take(stream, size)?;
                 let out = room(&mut scratch.piece, size);
-                planes::decode(layout, planes, out)?;
+                planes::decode(layout, |plane, size| self.take(stream + plane as u8, size), out)?;
                 Ok(out)
             }
             Filter::X86 => {
@@ -303,7 +302,9 @@ pub fn encode<'a>(pieces: impl Iterator<Item = (Piece, &'a [u8])>) -> Vec<(u8, V
                 // The caller's parameter; one that means nothing is one record as long as the piece.
                 if let Some(layout) = planes::Layout::from_param(piece.param) {
                     let stream = if layout.floats { FLOATS } else { TABLES };
-                    plain[usize::from(stream)].extend(planes::encode(layout, bytes));
+                    planes::encode(layout, bytes, |plane, bytes| {
+                        plain[usize::from(stream) + plane].extend_from_slice(bytes);
+                    });
                 }
             }
             Filter::X86 => x86.get_or_insert_default().push(piece.param, bytes),
@@ -376,9 +377,9 @@ impl core::hash::Hasher for Fold {
 
 /// What a stream holds, for people.
 pub fn stream_name(number: u8) -> &'static str {
-    const PLAIN_NAMES: [&str; 10] = [
+    const PLAIN_NAMES: [&str; 13] = [
         "data", "text", "names", "read-only data", "exception tables", "debug information", "packed", "other",
-        "tables", "floats",
+        "tables", "floats plane 0", "floats plane 1", "floats plane 2", "floats plane 3",
     ];
     const X86_NAMES: [&str; X86_STREAMS as usize] = [
         "x86 dictionary", "x86 heads", "x86 disp8", "x86 stack disp8", "x86 imm8", "x86 plain", "x86 short jumps",

@@ -7,6 +7,7 @@
 //! Source: ZipNN, arXiv 2411.05239, for the floats.
 
 use super::Malformed;
+#[cfg(feature = "pack")]
 use alloc::vec::Vec;
 
 /// How an array is laid out, as a piece's parameter: bytes per record, and what is done to its fields.
@@ -45,29 +46,35 @@ impl Layout {
     }
 }
 
-/// Puts `planes` together again as `out`, of the same size; what is left of a record at the end follows as it is.
-pub(super) fn decode(layout: Layout, planes: &[u8], out: &mut [u8]) -> Result<(), Malformed> {
-    if planes.len() != out.len() {
-        return Err(Malformed);
-    }
-    let Layout { stride, .. } = layout;
+/// Puts planes together again as `out`. `take` gives so many bytes of a stream: tables are in one, plane after plane, and of
+/// floats each plane has its own. What is left of a record at the end comes last, from the first.
+pub(super) fn decode<'p>(
+    layout: Layout,
+    mut take: impl FnMut(usize, usize) -> Result<&'p [u8], Malformed>,
+    out: &mut [u8],
+) -> Result<(), Malformed> {
+    let Layout { stride, floats, .. } = layout;
     let count = out.len() / stride;
-    let (body, rest) = planes.split_at(count * stride);
+    let mut planes: [&[u8]; MAX_STRIDE] = [&[]; MAX_STRIDE];
+    for (n, plane) in planes[..stride].iter_mut().enumerate() {
+        *plane = take(if floats { n } else { 0 }, count)?;
+    }
+    let rest = out.len() - count * stride;
+    out[count * stride..].copy_from_slice(take(0, rest)?);
     match stride {
-        2 => interleave::<2>(body, out),
-        4 => interleave::<4>(body, out),
-        8 => interleave::<8>(body, out),
-        24 => interleave::<24>(body, out),
+        2 => interleave::<2>(&planes, out),
+        4 => interleave::<4>(&planes, out),
+        8 => interleave::<8>(&planes, out),
+        24 => interleave::<24>(&planes, out),
         _ => {
-            for (column, plane) in body.chunks_exact(count.max(1)).enumerate() {
-                for (record, byte) in out.chunks_exact_mut(stride).zip(plane) {
+            for (column, plane) in planes[..stride].iter().enumerate() {
+                for (record, byte) in out.chunks_exact_mut(stride).zip(*plane) {
                     record[column] = *byte;
                 }
             }
         }
     }
-    out[count * stride..].copy_from_slice(rest);
-    if layout.floats {
+    if floats {
         match stride {
             2 => turn::<2>(out),
             _ => turn::<4>(out),
@@ -84,10 +91,10 @@ pub(super) fn decode(layout: Layout, planes: &[u8], out: &mut [u8]) -> Result<()
     Ok(())
 }
 
-fn interleave<const N: usize>(planes: &[u8], out: &mut [u8]) {
-    let count = planes.len() / N;
-    let columns: [&[u8]; N] = core::array::from_fn(|n| &planes[n * count..][..count]);
-    for (at, record) in out.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+fn interleave<const N: usize>(planes: &[&[u8]; MAX_STRIDE], out: &mut [u8]) {
+    let records = out.as_chunks_mut::<N>().0;
+    let columns: [&[u8]; N] = core::array::from_fn(|n| &planes[n][..records.len()]);
+    for (at, record) in records.iter_mut().enumerate() {
         for (byte, column) in record.iter_mut().zip(&columns) {
             *byte = column[at];
         }
@@ -111,10 +118,10 @@ fn turn<const N: usize>(numbers: &mut [u8]) {
     }
 }
 
-/// Takes an array apart; the result is as long.
+/// Takes an array apart and hands each plane to `put`, in the order in which they are taken.
 #[cfg(feature = "pack")]
-pub(super) fn encode(layout: Layout, array: &[u8]) -> Vec<u8> {
-    let Layout { stride, .. } = layout;
+pub(super) fn encode(layout: Layout, array: &[u8], mut put: impl FnMut(usize, &[u8])) {
+    let Layout { stride, floats, .. } = layout;
     let mut array = array.to_vec();
     for column in (0..8).filter(|n| layout.differences >> n & 1 == 1) {
         let mut last = 0u32;
@@ -125,20 +132,19 @@ pub(super) fn encode(layout: Layout, array: &[u8]) -> Vec<u8> {
             last = value;
         }
     }
-    if layout.floats && stride == 2 {
+    if floats && stride == 2 {
         for number in array.as_chunks_mut::<2>().0 {
             *number = u16::from_le_bytes(*number).rotate_left(1).to_le_bytes();
         }
-    } else if layout.floats {
+    } else if floats {
         for number in array.as_chunks_mut::<4>().0 {
             *number = u32::from_le_bytes(*number).rotate_left(1).to_le_bytes();
         }
     }
-    let body = array.len() / stride * stride;
-    let mut out = Vec::with_capacity(array.len());
+    let (body, rest) = array.split_at(array.len() / stride * stride);
     for column in 0..stride {
-        out.extend(array[..body].iter().skip(column).step_by(stride));
+        let plane: Vec<u8> = body.iter().skip(column).step_by(stride).copied().collect();
+        put(if floats { column } else { 0 }, &plane);
     }
-    out.extend_from_slice(&array[body..]);
-    out
+    put(0, rest);
 }
