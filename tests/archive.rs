@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
+use runtime_unpack::Result;
 use runtime_unpack::format::{
     self, BLOB_SIZE, Digest, ENTRY_SIZE, FRAME_SIZE, HEADER_SIZE, PIECE_SIZE, STREAM_SIZE,
 };
@@ -14,7 +15,6 @@ use runtime_unpack::launch::Launch;
 use runtime_unpack::reader::Entry;
 use runtime_unpack::source::ArchiveFile;
 use runtime_unpack::store::{self, Options};
-use runtime_unpack::Result;
 use tempfile::TempDir;
 
 use super::raw::{good, good_tree};
@@ -283,7 +283,12 @@ fn frames_and_digests_are_what_others_say() {
         digests.push(blake3::hash(&blob));
     }
     assert!(pieces.next().is_none());
-    assert!(contents.iter().flat_map(BTreeMap::values).all(Vec::is_empty));
+    assert!(
+        contents
+            .iter()
+            .flat_map(BTreeMap::values)
+            .all(Vec::is_empty)
+    );
     for file in &files {
         let Content::Bytes(bytes) = &file.content else {
             continue;

@@ -509,7 +509,7 @@ fn a_wrong_digest_of_a_file_is_found() {
     let (packed, unpacked) = (u64_at(16), u64_at(24));
     let index = &bytes[HEADER_SIZE..HEADER_SIZE + packed];
     let mut index = zstd::bulk::decompress(index, unpacked).unwrap();
-    // The blob's digest comes before the frame's, which is the same here.
+    // The blob's digest comes before the frame's, which is the same here: the frame is stored.
     let at = index
         .windows(32)
         .position(|bytes| bytes == digest.as_bytes())
@@ -518,7 +518,7 @@ fn a_wrong_digest_of_a_file_is_found() {
     let repacked = zstd::bulk::compress(&index, 1).unwrap();
     let mut header = bytes[..HEADER_SIZE].to_vec();
     header[16..24].copy_from_slice(&(repacked.len() as u64).to_le_bytes());
-    header[64..96].copy_from_slice(blake3::hash(&repacked).as_bytes());
+    header[96..128].copy_from_slice(blake3::hash(&repacked).as_bytes());
     let frames = &bytes[HEADER_SIZE + packed..];
     fs::write(place.path("archive"), [&header, &repacked, frames].concat()).unwrap();
     let said = place.fails(&["verify", "archive"], 100);
@@ -596,31 +596,35 @@ lrwxrwxrwx                        models/link -> evil/r
 #[test]
 fn people_read_how_an_archive_is_packed() {
     let place = Place::with(&[
-        file("large", 0o644, vec![0; 5 << 20]),
+        file("holes", 0o644, vec![0; 5 << 20]),
         file("noise", 0o644, noise(2 << 20, 2)),
         file("same", 0o644, noise(2 << 20, 2)),
-        file("sub/a", 0o644, "a"),
+        file("sub/a", 0o644, text(1 << 20, 3)),
         file("sub/b", 0o644, "b"),
     ]);
     assert_data_eq!(
         place.run(&["stat", "archive"]),
         str![[r#"
-archive: 2.0 MiB, 22.2 % of 9.0 MiB
+archive: 2.5 MiB, 25.0 % of 10.0 MiB
   digest   [..]
   entries  5 files, 1 directory
-  content  7.0 MiB in 4 blobs, 2.0 MiB of equal files once
-  index    [..] B of [..] B
-  frames   4, of at most 4.0 MiB
+  content  8.0 MiB in 4 blobs, 2.0 MiB of equal files once
+  index    [..] B of 611 B
+  frames   4, in memory at most 1.0 MiB
 
-codec   frames  unpacked   packed    ratio
-zstd         2   5.0 MiB  [..] B    0.0 %
-stored       2   2.0 MiB  2.0 MiB  100.0 %
+filter  pieces  content
+hole         5  5.0 MiB
+plain        4  3.0 MiB
 
-frame  codec   unpacked   packed    ratio  blobs  first
-    0  zstd     4.0 MiB  [..] B    0.0 %      1  large
-    1  zstd     1.0 MiB  [..] B    0.0 %      1  large
-    2  stored   2.0 MiB  2.0 MiB  100.0 %      1  noise
-    3  stored       2 B      2 B  100.0 %      2  sub/a
+stream  frames  unpacked     packed    ratio   stored
+data         2   2.0 MiB    2.0 MiB  100.0 %  2.0 MiB
+text         2   1.0 MiB  51[..] KiB   50.0 %      1 B
+
+frame  filters  content  streams     packed    ratio  blobs  first
+    0  plain    1.0 MiB  1.0 MiB    1.0 MiB  100.0 %      1  noise
+    1  plain    1.0 MiB  1.0 MiB    1.0 MiB  100.0 %      1  noise
+    2  plain    1.0 MiB  1.0 MiB  51[..] KiB   50.0 %      1  sub/a
+    3  plain        1 B      1 B        1 B  100.0 %      1  sub/b
 
 "#]]
     );
@@ -661,13 +665,13 @@ fn programs_read_json_as_its_schema_says() {
         let rows = rows.as_array().unwrap().iter();
         rows.map(|row| row[name].as_u64().unwrap()).sum()
     };
-    for rows in ["frames", "codecs"] {
-        assert_eq!(sum(&stat[rows], "unpacked_size"), stat["content_size"]);
+    assert_eq!(sum(&stat["filters"], "unpacked_size"), stat["content_size"]);
+    for (streams, frames) in [
+        ("packed_size", "packed_size"),
+        ("unpacked_size", "streams_size"),
+    ] {
+        assert_eq!(sum(&stat["streams"], streams), sum(&stat["frames"], frames));
     }
-    assert_eq!(
-        sum(&stat["codecs"], "packed_size"),
-        sum(&stat["frames"], "packed_size")
-    );
     assert_eq!(sum(&list["entries"], "size"), total);
     let shares = sum(&list["entries"], "packed_size");
     let frames = sum(&stat["frames"], "packed_size");

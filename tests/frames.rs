@@ -106,7 +106,11 @@ fn a_bomb_stops_at_the_declared_size() {
     corrupt(&zstd_of(size, zstd_frame(None, None, size, &blocks)), "");
     let smaller = zstd_frame(None, None, size, &run(false, 1 << 17).repeat(31));
     let honest = [smaller, run(true, 1 << 17)].concat();
-    assert!(Place::new(&zstd_of(size, honest).bytes()).unpack_all().is_ok());
+    assert!(
+        Place::new(&zstd_of(size, honest).bytes())
+            .unpack_all()
+            .is_ok()
+    );
 }
 
 #[test]
@@ -181,7 +185,9 @@ fn exceptions(records: u32) -> (Vec<u8>, Vec<u8>) {
     let cie = [
         &20u32.to_le_bytes()[..],
         &[0; 4],
-        &[1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1, 0, 0],
+        &[
+            1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1, 0, 0,
+        ],
     ]
     .concat();
     let mut section = cie;

@@ -17,7 +17,8 @@ pub struct Raw {
     pub launch: Vec<u8>,
     /// Behind the last string of the index.
     pub slack: Vec<u8>,
-    pub frame_limit: u32,
+    /// `None`: what the largest frame takes.
+    pub frame_limit: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -105,8 +106,7 @@ pub fn frame(streams: Vec<RawStream>) -> RawFrame {
 }
 
 /// Many times the same, so that it compresses.
-pub const HELLO: &[u8] =
-    b"hello hello hello hello hello hello hello hello hello hello hello hello";
+pub const HELLO: &[u8] = b"hello hello hello hello hello hello hello hello hello hello hello hello";
 
 pub fn packed(content: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(content, 3).unwrap()
@@ -132,7 +132,7 @@ pub fn good() -> Raw {
         )])],
         launch: Vec::new(),
         slack: Vec::new(),
-        frame_limit: 1 << 20,
+        frame_limit: None,
     }
 }
 
@@ -165,7 +165,6 @@ pub fn one_file(content: &[u8], pieces: Vec<[u8; PIECE_SIZE]>, frames: Vec<RawFr
         blobs: vec![blob(content, pieces.len() as u32)],
         pieces,
         frames,
-        frame_limit: format::MAX_FRAME,
         ..good()
     }
 }
@@ -209,6 +208,13 @@ impl Raw {
         text.extend_from_slice(&self.slack);
         index(&mut text);
         let index_packed = packed(&text);
+        let unpacked =
+            |stream: &RawStream| u32::from_le_bytes(stream.record[4..8].try_into().unwrap());
+        let sizes = self
+            .frames
+            .iter()
+            .map(|f| f.streams.iter().map(unpacked).fold(0, u32::saturating_add));
+        let largest = sizes.max().unwrap_or(0);
         let mut head = Header {
             index_packed: index_packed.len() as u64,
             index_unpacked: text.len() as u64,
@@ -219,7 +225,7 @@ impl Raw {
             pieces: self.pieces.len() as u32,
             frames: self.frames.len() as u32,
             streams: streams().count() as u32,
-            frame_limit: self.frame_limit,
+            frame_limit: self.frame_limit.unwrap_or(largest),
             launch_size: self.launch.len() as u32,
             index_digest: format::digest(&index_packed),
         };

@@ -318,7 +318,7 @@ fn frame_offsets(
     streams: &[Stream],
 ) -> Result<Vec<(u64, usize)>> {
     let start = HEADER_SIZE as u64 + header.index_packed;
-    let (mut at, mut first) = (start, 0usize);
+    let (mut at, mut first, mut largest) = (start, 0usize, 0);
     let mut offsets = Vec::with_capacity(frames.len() + 1);
     offsets.push((at, first));
     for frame in frames {
@@ -330,6 +330,7 @@ fn frame_offsets(
         if streams.is_empty() || unpacked > header.frame_limit.into() {
             return Err(Error::Malformed("frame size out of range"));
         }
+        largest = largest.max(unpacked);
         if !streams.is_sorted_by(|a, b| a.number < b.number) {
             return Err(Error::Malformed("a frame's streams are not in order"));
         }
@@ -339,6 +340,9 @@ fn frame_offsets(
     }
     if at - start != header.frames_packed || first != streams.len() {
         return Err(Error::Malformed("the frames do not add up to their size"));
+    }
+    if largest != u64::from(header.frame_limit) {
+        return Err(Error::Malformed("frame size out of range"));
     }
     Ok(offsets)
 }
