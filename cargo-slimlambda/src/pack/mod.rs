@@ -19,7 +19,7 @@ use cache::Cache;
 use zip::Member;
 
 /// Bytes that a launcher is allowed to have, and is planned with.
-pub const LAUNCHER_SIZE: u64 = 450_000;
+pub const LAUNCHER_SIZE: u64 = 500_000;
 
 /// A file of the deployment package.
 #[derive(Debug)]

@@ -94,7 +94,7 @@ const TABLES: u8 = 8;
 /// Streams of floats, one for each plane.
 const FLOATS: u8 = 9;
 const X86: u8 = 16;
-const X86_STREAMS: u8 = 11 + 2 * x86::SEQUENCES as u8;
+const X86_STREAMS: u8 = 9 + 2 * x86::SEQUENCES as u8;
 const EH_FRAME: u8 = 64;
 const EH_FRAME_STREAMS: u8 = 3 + 2 * eh_frame::SEQUENCES as u8;
 /// All streams have numbers below this.
@@ -382,7 +382,7 @@ pub fn stream_name(number: u8) -> &'static str {
         "tables", "floats plane 0", "floats plane 1", "floats plane 2", "floats plane 3",
     ];
     const X86_NAMES: [&str; X86_STREAMS as usize] = [
-        "x86 dictionary", "x86 heads", "x86 disp8", "x86 stack disp8", "x86 imm8", "x86 plain", "x86 short jumps",
+        "x86 dictionary", "x86 heads", "x86 bytes", "x86 plain", "x86 short jumps",
         "x86 jumps high", "x86 jumps low", "x86 branches high", "x86 branches low", "x86 disp32", "x86 disp32 misses",
         "x86 stack disp32", "x86 stack disp32 misses", "x86 imm32", "x86 imm32 misses", "x86 rip", "x86 rip misses",
         "x86 calls", "x86 calls misses",

@@ -12,16 +12,30 @@ use alloc::vec::Vec;
 
 /// Tokens below this stand for themselves.
 pub(super) const ONE: usize = 224;
-/// Tokens from [`ONE`] to below this are followed by a second byte.
+/// Tokens from [`ONE`] to below this are followed by a second byte; this one by two, which number the words behind.
+pub(super) const THREE: u8 = 253;
+/// What follows is not in the dictionary, and not even what it is a dictionary of.
 pub(super) const RAW: u8 = 254;
 /// What follows is not in the dictionary.
 pub(super) const ESCAPE: u8 = 255;
 /// Most words of two bytes.
-pub(super) const TWO: usize = (RAW as usize - ONE) * 256;
+pub(super) const TWO: usize = (THREE as usize - ONE) * 256;
+/// Most words of three.
+pub(super) const MAX_THREE: usize = 1 << 16;
 
 /// Words in a row of the two-byte part.
 pub(super) fn rows(two: usize) -> usize {
-    two.div_ceil(RAW as usize - ONE).max(1)
+    two.div_ceil(THREE as usize - ONE).max(1)
+}
+
+/// Reads the numbers of a dictionary's words, by the bytes that their tokens have.
+pub(super) fn read_counts(dictionary: &mut Reader<'_>) -> Result<[usize; 3], Malformed> {
+    let mut next = || dictionary.u16().map(usize::from);
+    let (one, two, three) = (next()?, next()?, next()?);
+    if one > ONE || two > TWO || (two > 0 && one < ONE) || (three > 0 && two < TWO) {
+        return Err(Malformed);
+    }
+    Ok([one, two, three])
 }
 
 /// Gives the values back.
@@ -40,9 +54,8 @@ impl Values {
         tokens: usize,
         misses: usize,
     ) -> Result<Self, Malformed> {
-        let one = usize::from(dictionary.u16()?);
-        let two = usize::from(dictionary.u16()?);
-        if one > ONE || two > TWO || (two > 0 && one < ONE) {
+        let [one, two, three] = read_counts(dictionary)?;
+        if three > 0 {
             return Err(Malformed);
         }
         let mut words = Vec::with_capacity(one + two);
@@ -65,7 +78,10 @@ impl Values {
     #[inline(always)]
     pub(super) fn next(&mut self, buffer: &[u8]) -> Result<u32, Malformed> {
         let [first, second] = *buffer.get(self.tokens..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
-        if first == ESCAPE {
+        if first >= THREE {
+            if first != ESCAPE {
+                return Err(Malformed);
+            }
             self.tokens += 1;
             let value = buffer.get(self.misses..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
             self.misses += 4;
@@ -85,29 +101,39 @@ impl Values {
     }
 }
 
-/// The dictionary of a sequence: its words, most frequent first, then in order; at most [`ONE`] and [`TWO`] of them.
-///
-/// A word of two bytes has to occur often enough to pay for its place.
+/// The words of a dictionary, by the bytes that their tokens have: the most frequent, then, each in order, the others that
+/// occur often enough to pay for their place.
 #[cfg(feature = "pack")]
 pub(super) fn dictionary<T: Ord + Copy>(
     counts: impl Iterator<Item = (T, u32)>,
-) -> (Vec<T>, Vec<T>) {
+    three: usize,
+) -> [Vec<T>; 3] {
     const LEAST: u32 = 3;
     let mut counts: Vec<(T, u32)> = counts.filter(|(_, n)| *n >= LEAST).collect();
     counts.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-    counts.truncate(ONE + TWO);
-    let mut words: Vec<T> = counts.into_iter().map(|(word, _)| word).collect();
-    let mut two = words.split_off(words.len().min(ONE));
+    counts.truncate(ONE + TWO + three);
+    let mut one: Vec<T> = counts.into_iter().map(|(word, _)| word).collect();
+    let mut two = one.split_off(one.len().min(ONE));
+    let mut three = two.split_off(two.len().min(TWO));
     two.sort_unstable();
-    (words, two)
+    three.sort_unstable();
+    [one, two, three]
 }
 
-/// The token of each word.
+/// The bytes of a word's token, and how many there are.
 #[cfg(feature = "pack")]
-pub(super) fn token(number: usize, rows: usize) -> (u8, Option<u8>) {
-    match number.checked_sub(ONE) {
-        None => (number as u8, None),
-        Some(rest) => ((ONE + rest / rows) as u8, Some((rest % rows) as u8)),
+pub(super) fn token(number: usize, rows: usize) -> ([u8; 3], usize) {
+    match number {
+        ..ONE => ([number as u8, 0, 0], 1),
+        _ => match number - ONE {
+            rest if rest < rows * (THREE as usize - ONE) => {
+                ([(ONE + rest / rows) as u8, (rest % rows) as u8, 0], 2)
+            }
+            rest => {
+                let [high, low] = ((rest - TWO) as u16).to_be_bytes();
+                ([THREE, high, low], 3)
+            }
+        },
     }
 }
 
@@ -119,9 +145,10 @@ pub(super) fn encode(values: &[u32], dictionary_out: &mut Vec<u8>) -> (Vec<u8>, 
     for value in values {
         *counts.entry(*value).or_default() += 1;
     }
-    let (one, two) = dictionary(counts.into_iter());
-    dictionary_out.extend((one.len() as u16).to_be_bytes());
-    dictionary_out.extend((two.len() as u16).to_be_bytes());
+    let [one, two, three] = dictionary(counts.into_iter(), 0);
+    for words in [&one, &two, &three] {
+        dictionary_out.extend((words.len() as u16).to_be_bytes());
+    }
     dictionary_out.extend(one.iter().flat_map(|v| v.to_be_bytes()));
     let mut last = 0u32;
     for value in &two {
@@ -143,9 +170,8 @@ pub(super) fn encode(values: &[u32], dictionary_out: &mut Vec<u8>) -> (Vec<u8>, 
                 misses.extend(value.to_be_bytes());
             }
             Some(number) => {
-                let (first, second) = token(*number, rows);
-                tokens.push(first);
-                tokens.extend(second);
+                let (token, size) = token(*number, rows);
+                tokens.extend_from_slice(&token[..size]);
             }
         }
     }

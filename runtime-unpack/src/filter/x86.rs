@@ -32,9 +32,8 @@ enum Disp {
     #[default]
     None,
     Byte,
-    /// Of the stack pointer: such offsets have a distribution of their own.
-    StackByte,
     Long,
+    /// Of the stack pointer: such offsets have a distribution of their own.
     StackLong,
     /// Relative to the next instruction.
     Rip,
@@ -60,7 +59,7 @@ impl Disp {
     const fn size(self) -> usize {
         match self {
             Disp::None => 0,
-            Disp::Byte | Disp::StackByte => 1,
+            Disp::Byte => 1,
             Disp::Long | Disp::StackLong | Disp::Rip => 4,
         }
     }
@@ -216,8 +215,7 @@ fn layout(bytes: &[u8]) -> Option<Layout> {
                 (0, _) if rip => Disp::Rip,
                 (0, _) if base == 5 => Disp::Long,
                 (0, _) => Disp::None,
-                (1, false) => Disp::Byte,
-                (1, true) => Disp::StackByte,
+                (1, _) => Disp::Byte,
                 (_, false) => Disp::Long,
                 (_, true) => Disp::StackLong,
             };
@@ -257,80 +255,117 @@ fn layout(bytes: &[u8]) -> Option<Layout> {
 }
 
 /// A head in the dictionary, ready for a decoder that hardly branches: it copies sixteen bytes whatever the head's length,
-/// and reads a byte of every kind whether it wants it or not. What is too much is overwritten by what follows.
+/// and two of the operands' bytes whether it wants them or not. What is too much is overwritten by what follows.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(align(8))]
 struct Word {
     bytes: [u8; 16],
     head: u8,
+    /// Where the immediate begins.
+    imm: u8,
     /// Of the whole instruction.
     size: u8,
-    disp_size: u8,
+    /// Whether the displacement is a byte.
     disp_byte: u8,
-    stack_byte: u8,
-    imm_byte: u8,
-    short: u8,
-    near: u8,
-    branch: u8,
-    /// Which of the sequences has its displacement; [`NO_SEQUENCE`] for none.
+    /// Displacements and immediates of one byte.
+    small: u8,
+    /// How it jumps; 0 if it does not.
+    jump: u8,
+    /// Which of the sequences has its displacement, counted from 1.
     disp_long: u8,
-    /// Which of the sequences has its immediate; [`PLAIN`] for plain bytes.
+    /// Which of the sequences has its immediate, counted from 1; [`PLAIN`] for plain bytes.
     imm_long: u8,
-    disp_mask: u32,
-    imm_mask: u32,
 }
 
 /// Number of value sequences: displacements, stack displacements, immediates, RIP-relative addresses, call targets.
 pub(super) const SEQUENCES: usize = 5;
 /// Number of streams.
-const STREAMS: usize = 11 + 2 * SEQUENCES;
-const RIPS: u8 = 3;
-const CALLS: u8 = 4;
-const NO_SEQUENCE: u8 = 5;
+const STREAMS: usize = 9 + 2 * SEQUENCES;
+const RIPS: u8 = 4;
+const CALLS: u8 = 5;
 const PLAIN: u8 = 6;
+
+/// Kinds of jumps: by 8 bits, without condition, with one.
+const SHORT_JUMP: u8 = 1;
+const NEAR_JUMP: u8 = 2;
+const BRANCH: u8 = 3;
 
 impl Word {
     fn new(bytes: [u8; 16], layout: Layout) -> Word {
-        let (disp_long, imm_long) = (
-            match layout.disp {
-                Disp::Long => 0,
-                Disp::StackLong => 1,
-                Disp::Rip => RIPS,
-                _ => NO_SEQUENCE,
-            },
-            match layout.imm {
-                Imm::Long => 2,
-                Imm::Call => CALLS,
-                Imm::Word | Imm::WordByte | Imm::Quad => PLAIN,
-                _ => NO_SEQUENCE,
-            },
-        );
+        let disp_byte = u8::from(layout.disp == Disp::Byte);
         Word {
             bytes,
             head: layout.head,
+            imm: layout.head + layout.disp.size() as u8,
             size: layout.size() as u8,
-            disp_size: layout.disp.size() as u8,
-            disp_byte: u8::from(layout.disp == Disp::Byte),
-            stack_byte: u8::from(layout.disp == Disp::StackByte),
-            imm_byte: u8::from(layout.imm == Imm::Byte),
-            short: u8::from(layout.imm == Imm::Short),
-            near: u8::from(matches!(layout.imm, Imm::Jump | Imm::Branch)),
-            branch: u8::from(layout.imm == Imm::Branch),
-            disp_long,
-            imm_long,
-            disp_mask: if disp_long == RIPS { u32::MAX } else { 0 },
-            imm_mask: if imm_long == CALLS { u32::MAX } else { 0 },
+            disp_byte,
+            small: disp_byte + u8::from(layout.imm == Imm::Byte),
+            jump: match layout.imm {
+                Imm::Short => SHORT_JUMP,
+                Imm::Jump => NEAR_JUMP,
+                Imm::Branch => BRANCH,
+                _ => 0,
+            },
+            disp_long: match layout.disp {
+                Disp::Long => 1,
+                Disp::StackLong => 2,
+                Disp::Rip => RIPS,
+                _ => 0,
+            },
+            imm_long: match layout.imm {
+                Imm::Long => 3,
+                Imm::Call => CALLS,
+                Imm::Word | Imm::WordByte | Imm::Quad => PLAIN,
+                _ => 0,
+            },
         }
     }
 }
 
+/// The word behind a token that says it is not in the dictionary.
 #[cold]
-fn escaped_word(rest: &[u8]) -> Result<Word, Malformed> {
-    let layout = layout(rest).ok_or(Malformed)?;
+fn unknown_word(token: u8, rest: &[u8]) -> Result<Word, Malformed> {
+    let layout = match token {
+        // A byte that begins no instruction.
+        values::RAW => Layout {
+            head: 1,
+            ..Layout::default()
+        },
+        _ => layout(rest).ok_or(Malformed)?,
+    };
     let head = usize::from(layout.head);
     let mut bytes = [0; 16];
-    bytes[..head].copy_from_slice(&rest[..head]);
+    bytes[..head].copy_from_slice(rest.get(..head).ok_or(Malformed)?);
     Ok(Word::new(bytes, layout))
+}
+
+/// Puts in the operands of more than a byte. Out of line: the loop around it needs every register.
+#[inline(never)]
+fn long_operands(
+    word: &Word,
+    next: u32,
+    sequences: &mut [Values; SEQUENCES],
+    cursors: &mut Cursors,
+    buffer: &[u8],
+    window: &mut [u8; ROOM],
+) -> Result<(), Malformed> {
+    let imm = usize::from(word.imm & 31);
+    if word.disp_long != 0 {
+        let value = sequences[usize::from(word.disp_long - 1)].next(buffer)?;
+        let base = if word.disp_long == RIPS { next } else { 0 };
+        put(window, usize::from(word.head & 15), value.wrapping_sub(base));
+    }
+    if word.imm_long == PLAIN {
+        let size = usize::from(word.size) - imm;
+        let plain = buffer.get(cursors.plain..).and_then(|b| b.get(..size));
+        window[imm..imm + size].copy_from_slice(plain.ok_or(Malformed)?);
+        cursors.plain += size;
+    } else if word.imm_long != 0 {
+        let value = sequences[usize::from(word.imm_long - 1)].next(buffer)?;
+        let base = if word.imm_long == CALLS { next } else { 0 };
+        put(window, imm, value.wrapping_sub(base));
+    }
+    Ok(())
 }
 
 /// Positions in the buffer of the streams that code is split into.
@@ -338,9 +373,7 @@ fn escaped_word(rest: &[u8]) -> Result<Word, Malformed> {
 struct Cursors {
     dictionary: usize,
     heads: usize,
-    bytes: usize,
-    stack_bytes: usize,
-    imm_bytes: usize,
+    small: usize,
     plain: usize,
     shorts: usize,
     /// Of jumps, of branches.
@@ -367,10 +400,8 @@ pub(super) struct Decoder<'a> {
 pub(super) struct Scratch {
     /// Where each instruction of the piece begins, and where the last one ends.
     starts: Vec<u32>,
-    /// The numbers of the instructions that jump.
-    shorts: Vec<u32>,
-    /// The same, shifted by one, with the lowest bit set for branches.
-    nears: Vec<u32>,
+    /// The instructions that jump: the number, shifted by two, and how.
+    jumps: Vec<u32>,
     /// The piece as it is made, with [`ROOM`] behind it.
     piece: Vec<u8>,
 }
@@ -382,23 +413,17 @@ impl<'a> Decoder<'a> {
         let cursors = Cursors {
             dictionary: start(0),
             heads: start(1),
-            bytes: start(2),
-            stack_bytes: start(3),
-            imm_bytes: start(4),
-            plain: start(5),
-            shorts: start(6),
-            near_high: [start(7), start(9)],
-            near_low: [start(8), start(10)],
+            small: start(2),
+            plain: start(3),
+            shorts: start(4),
+            near_high: [start(5), start(7)],
+            near_low: [start(6), start(8)],
         };
         let dictionary = &mut Reader(&buffer[at[0].clone()]);
-        let one = usize::from(dictionary.u16()?);
-        let two = usize::from(dictionary.u16()?);
-        if one > values::ONE || two > values::TWO || (two > 0 && one < values::ONE) {
-            return Err(Malformed);
-        }
-        let mut words: Vec<Word> = Vec::with_capacity(one + two);
+        let [one, two, three] = values::read_counts(dictionary)?;
+        let mut words: Vec<Word> = Vec::new();
         let mut bytes = [0; 16];
-        for _ in 0..one + two {
+        for _ in 0..one + two + three {
             let sizes = dictionary.byte()?;
             let (same, new) = (usize::from(sizes >> 4), usize::from(sizes & 15));
             let suffix = dictionary.take(new)?;
@@ -410,7 +435,7 @@ impl<'a> Decoder<'a> {
         }
         let mut sequences: [Values; SEQUENCES] = Default::default();
         for (n, values) in sequences.iter_mut().enumerate() {
-            *values = Values::new(dictionary, start(11 + 2 * n), start(12 + 2 * n))?;
+            *values = Values::new(dictionary, start(9 + 2 * n), start(10 + 2 * n))?;
         }
         if !dictionary.0.is_empty() {
             return Err(Malformed);
@@ -435,7 +460,7 @@ impl<'a> Decoder<'a> {
         scratch: &'s mut Scratch,
     ) -> Result<&'s [u8], Malformed> {
         // An instruction has at least one byte; the one after the last says where that ends.
-        for list in [&mut scratch.starts, &mut scratch.shorts, &mut scratch.nears] {
+        for list in [&mut scratch.starts, &mut scratch.jumps] {
             if list.len() < size + 2 {
                 list.resize(size + 2, 0);
             }
@@ -448,23 +473,21 @@ impl<'a> Decoder<'a> {
         Ok(&scratch.piece[..size])
     }
 
-    /// Everything but the jumps' displacements; gives the number of instructions and of jumps of each kind.
+    /// Everything but the jumps' displacements; gives the number of instructions, and of jumps.
     fn assemble(
         &mut self,
         address: u32,
         size: usize,
         scratch: &mut Scratch,
-    ) -> Result<[usize; 3], Malformed> {
+    ) -> Result<[usize; 2], Malformed> {
         let words = self.words.as_slice();
         let rows = self.rows;
         let piece = &mut scratch.piece[..size + ROOM];
         let starts = &mut scratch.starts[..size + 2];
-        let shorts = &mut scratch.shorts[..size + 2];
-        let nears = &mut scratch.nears[..size + 2];
-        let (mut short, mut near) = (0, 0);
+        let jumps = &mut scratch.jumps[..size + 2];
         let buffer = self.buffer;
-        let Cursors { mut heads, mut bytes, mut stack_bytes, mut imm_bytes, .. } = self.cursors;
-        let (mut at, mut number) = (0, 0usize);
+        let Cursors { mut heads, mut small, .. } = self.cursors;
+        let (mut at, mut number, mut jump) = (0, 0usize, 0usize);
         while at < size {
             let window: &mut [u8; ROOM] = piece
                 .get_mut(at..)
@@ -473,69 +496,52 @@ impl<'a> Decoder<'a> {
             starts[number] = at as u32;
             let [first, second] = *buffer.get(heads..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
             let escaped;
-            let word = if first < values::RAW {
+            let word = if first < values::THREE {
                 let two = usize::from(first) >= values::ONE;
                 let row = usize::from(first).wrapping_sub(values::ONE).wrapping_mul(rows);
                 let long = values::ONE.wrapping_add(row).wrapping_add(second.into());
                 heads += 1 + usize::from(two);
                 let number = if two { long } else { first.into() };
                 words.get(number).ok_or(Malformed)?
-            } else if first == values::RAW {
-                window[0] = second;
-                heads += 2;
-                (at, number) = (at + 1, number + 1);
-                continue;
+            } else if first == values::THREE {
+                let third = *buffer.get(heads + 2).ok_or(Malformed)?;
+                heads += 3;
+                let number = usize::from(u16::from_be_bytes([second, third]));
+                words.get(values::ONE + values::TWO + number).ok_or(Malformed)?
             } else {
-                escaped = escaped_word(&buffer[heads + 1..])?;
+                escaped = unknown_word(first, &buffer[heads + 1..])?;
                 heads += 1 + usize::from(escaped.head);
                 &escaped
             };
             window[..16].copy_from_slice(&word.bytes);
             let head = usize::from(word.head & 15);
-            let which = if word.stack_byte != 0 { stack_bytes } else { bytes };
-            window[head] = *buffer.get(which).ok_or(Malformed)?;
-            bytes += usize::from(word.disp_byte);
-            stack_bytes += usize::from(word.stack_byte);
-            let imm = head + usize::from(word.disp_size & 7);
-            window[imm] = *buffer.get(imm_bytes).ok_or(Malformed)?;
-            imm_bytes += usize::from(word.imm_byte);
-            shorts[short] = number as u32;
-            short += usize::from(word.short);
-            nears[near] = (number as u32) << 1 | u32::from(word.branch);
-            near += usize::from(word.near);
+            let imm = usize::from(word.imm & 31);
+            let [one, two] = *buffer.get(small..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+            window[head] = one;
+            window[imm] = if word.disp_byte == 0 { one } else { two };
+            small += usize::from(word.small);
+            jumps[jump] = (number as u32) << 2 | u32::from(word.jump);
+            jump += usize::from(word.jump != 0);
             number += 1;
-            let end = at + usize::from(word.size);
-            let next = address.wrapping_add(end as u32);
-            if word.disp_long != NO_SEQUENCE {
-                let value = self.sequences[usize::from(word.disp_long & 7)].next(buffer)?;
-                put(window, head, value.wrapping_sub(next & word.disp_mask));
+            at += usize::from(word.size);
+            if word.disp_long | word.imm_long != 0 {
+                let next = address.wrapping_add(at as u32);
+                long_operands(word, next, &mut self.sequences, &mut self.cursors, buffer, window)?;
             }
-            if word.imm_long != NO_SEQUENCE {
-                if word.imm_long == PLAIN {
-                    let size = usize::from(word.size) - imm;
-                    let plain = buffer.get(self.cursors.plain..).and_then(|b| b.get(..size)).ok_or(Malformed)?;
-                    self.cursors.plain += size;
-                    window[imm..imm + size].copy_from_slice(plain);
-                } else {
-                    let value = self.sequences[usize::from(word.imm_long & 7)].next(buffer)?;
-                    put(window, imm, value.wrapping_sub(next & word.imm_mask));
-                }
-            }
-            at = end;
         }
         if at != size {
             return Err(Malformed);
         }
         starts[number] = at as u32;
-        self.cursors = Cursors { heads, bytes, stack_bytes, imm_bytes, ..self.cursors };
-        Ok([number, short, near])
+        (self.cursors.heads, self.cursors.small) = (heads, small);
+        Ok([number, jump])
     }
 
     /// Puts in the jumps' displacements, now that it is known where each instruction begins.
     fn patch(
         &mut self,
         address: u32,
-        [count, short, near]: [usize; 3],
+        [count, jumps]: [usize; 2],
         scratch: &mut Scratch,
     ) -> Result<(), Malformed> {
         let starts = &scratch.starts[..=count];
@@ -549,30 +555,32 @@ impl<'a> Decoder<'a> {
             let number = number.wrapping_add(unzigzag(count)) as usize;
             starts.get(number).copied().ok_or(Malformed)
         };
-        let next = |number: u32| starts.get(number as usize + 1).copied().ok_or(Malformed);
-        for &number in &scratch.shorts[..short] {
-            let next = next(number)?;
-            let count = byte(&mut self.cursors.shorts)?;
-            let displacement = match count {
-                SHORT_ESCAPE => byte(&mut self.cursors.plain)?,
-                _ => target(number, count.into())?.wrapping_sub(next) as u8,
-            };
-            *scratch.piece.get_mut((next as usize).wrapping_sub(1)).ok_or(Malformed)? = displacement;
-        }
-        for &near in &scratch.nears[..near] {
-            let (number, kind) = (near >> 1, near as usize & 1);
-            let next = next(number)?;
-            let high = byte(&mut self.cursors.near_high[kind])?;
-            let low = byte(&mut self.cursors.near_low[kind])?;
+        for &jump in &scratch.jumps[..jumps] {
+            let (number, kind) = (jump >> 2, jump as u8 & 3);
+            let next = starts.get(number as usize + 1).copied().ok_or(Malformed)?;
+            let end = next as usize;
+            if kind == SHORT_JUMP {
+                let count = byte(&mut self.cursors.shorts)?;
+                let displacement = match count {
+                    SHORT_ESCAPE => byte(&mut self.cursors.plain)?,
+                    _ => target(number, count.into())?.wrapping_sub(next) as u8,
+                };
+                *scratch.piece.get_mut(end.wrapping_sub(1)).ok_or(Malformed)? = displacement;
+                continue;
+            }
+            let planes = usize::from(kind == BRANCH);
+            let high = byte(&mut self.cursors.near_high[planes])?;
+            let low = byte(&mut self.cursors.near_low[planes])?;
             let count = u16::from_be_bytes([high, low]);
             let displacement = match count {
                 NEAR_ESCAPE => {
-                    let target = self.sequences[usize::from(CALLS)].next(buffer)?;
+                    let target = self.sequences[usize::from(CALLS - 1)].next(buffer)?;
                     target.wrapping_sub(address.wrapping_add(next))
                 }
                 _ => target(number, count.into())?.wrapping_sub(next),
             };
-            put(&mut scratch.piece, (next as usize).wrapping_sub(4), displacement);
+            let place = scratch.piece.get_mut(end.wrapping_sub(4)..end).ok_or(Malformed)?;
+            place.copy_from_slice(&displacement.to_le_bytes());
         }
         Ok(())
     }
@@ -583,9 +591,7 @@ impl<'a> Decoder<'a> {
         let cursors = [
             c.dictionary,
             c.heads,
-            c.bytes,
-            c.stack_bytes,
-            c.imm_bytes,
+            c.small,
             c.plain,
             c.shorts,
             c.near_high[0],
@@ -623,9 +629,7 @@ pub(super) struct Encoder {
     words: Vec<(u128, u32)>,
     /// By instruction, the number of its head; [`LITERAL`] and a byte for what is none.
     heads: Vec<u32>,
-    bytes: Vec<u8>,
-    stack_bytes: Vec<u8>,
-    imm_bytes: Vec<u8>,
+    small: Vec<u8>,
     plain: Vec<u8>,
     shorts: Vec<u8>,
     jumps: [Vec<u8>; 2],
@@ -663,15 +667,14 @@ impl Encoder {
             let next = address.wrapping_add(end as u32);
             match layout.disp {
                 Disp::None => {}
-                Disp::Byte => self.bytes.push(code[at]),
-                Disp::StackByte => self.stack_bytes.push(code[at]),
+                Disp::Byte => self.small.push(code[at]),
                 Disp::Long => self.longs.push(get(code, at)),
                 Disp::StackLong => self.stack_longs.push(get(code, at)),
                 Disp::Rip => self.rips.push(get(code, at).wrapping_add(next)),
             }
             match layout.imm {
                 Imm::None => {}
-                Imm::Byte => self.imm_bytes.push(code[imm]),
+                Imm::Byte => self.small.push(code[imm]),
                 Imm::Long => self.imm_longs.push(get(code, imm)),
                 Imm::Call => self.calls.push(get(code, imm).wrapping_add(next)),
                 Imm::Jump | Imm::Branch | Imm::Short => {
@@ -683,11 +686,6 @@ impl Encoder {
             }
             at = end;
         }
-        // Kind by kind, as the decoder does it.
-        jumps.sort_by_key(|(_, _, kind)| match kind {
-            Imm::Short => 0,
-            _ => 1,
-        });
         for (number, next, kind) in jumps {
             let end = next as usize;
             let displacement = match kind {
@@ -754,9 +752,7 @@ impl Encoder {
         let mut out = alloc::vec![
             dictionary,
             heads,
-            self.bytes,
-            self.stack_bytes,
-            self.imm_bytes,
+            self.small,
             self.plain,
             self.shorts,
         ];
@@ -767,11 +763,13 @@ impl Encoder {
     }
 
     fn finish_heads(&self, dictionary: &mut Vec<u8>) -> Vec<u8> {
-        let (one, two) = values::dictionary(self.words.iter().copied());
-        dictionary.extend((one.len() as u16).to_be_bytes());
-        dictionary.extend((two.len() as u16).to_be_bytes());
+        let [one, two, three] = values::dictionary(self.words.iter().copied(), values::MAX_THREE - 1);
+        for words in [&one, &two, &three] {
+            dictionary.extend((words.len() as u16).to_be_bytes());
+        }
+        let words = || one.iter().chain(&two).chain(&three);
         let mut last: Vec<u8> = Vec::new();
-        for key in one.iter().chain(&two) {
+        for key in words() {
             let head = key_bytes(key);
             let same = head.iter().zip(&last).take_while(|(a, b)| a == b).count();
             dictionary.push((same << 4 | (head.len() - same)) as u8);
@@ -779,8 +777,8 @@ impl Encoder {
             last = head;
         }
         let rows = values::rows(two.len());
-        let mut tokens: Vec<Option<(u8, Option<u8>)>> = alloc::vec![None; self.words.len()];
-        for (number, key) in one.iter().chain(&two).enumerate() {
+        let mut tokens: Vec<Option<([u8; 3], usize)>> = alloc::vec![None; self.words.len()];
+        for (number, key) in words().enumerate() {
             tokens[self.numbers[key] as usize] = Some(values::token(number, rows));
         }
         let mut out = Vec::with_capacity(self.heads.len() * 3 / 2);
@@ -790,10 +788,7 @@ impl Encoder {
                 continue;
             }
             match tokens[head as usize] {
-                Some((first, second)) => {
-                    out.push(first);
-                    out.extend(second);
-                }
+                Some((token, size)) => out.extend_from_slice(&token[..size]),
                 None => {
                     out.push(values::ESCAPE);
                     out.extend(key_bytes(&self.words[head as usize].0));
