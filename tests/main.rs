@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod digits;
 mod elf_tools;
+mod filters;
 mod frame_cache;
 mod frames;
 mod function;
