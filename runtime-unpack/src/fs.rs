@@ -26,17 +26,23 @@ pub(crate) fn open_directory(
     Ok(dir)
 }
 
-/// A place to create files from: remembers the directory of the last path, since neighbours come together.
+/// A place to create files from: keeps the directories that lead to the last path open, since neighbours come together.
 pub(crate) struct Cursor<'r> {
     root: BorrowedFd<'r>,
-    current: Option<(Vec<u8>, OwnedFd)>,
+    /// Path of the directory that is current, and where its open part ends in it for each open directory.
+    path: Vec<u8>,
+    open: Vec<(usize, OwnedFd)>,
 }
+
+/// Directories that a cursor keeps open: some environments have very few descriptors.
+const MAX_OPEN: usize = 3;
 
 impl<'r> Cursor<'r> {
     pub(crate) fn new(root: BorrowedFd<'r>) -> Self {
         Cursor {
             root,
-            current: None,
+            path: Vec::new(),
+            open: Vec::new(),
         }
     }
 
@@ -48,21 +54,45 @@ impl<'r> Cursor<'r> {
         } else {
             &path[directory.len() + 1..]
         };
-        if self
-            .current
-            .as_ref()
-            .is_none_or(|(known, _)| known != directory)
-        {
-            // Closed before the next is opened: some environments have very few descriptors.
-            self.current = None;
-            let fd = open_directory(self.root, directory)
+        if self.path != directory || (self.open.is_empty() && !directory.is_empty()) {
+            self.enter(directory)
                 .map_err(|e| Error::io("open directory", directory, e))?;
-            self.current = Some((directory.to_vec(), fd));
         }
-        match &self.current {
+        match self.open.last() {
             Some((_, fd)) => Ok((fd.as_fd(), name)),
             None => Ok((self.root, name)),
         }
+    }
+
+    /// Opens `directory`, from the nearest directory above it that is open.
+    fn enter(&mut self, directory: &[u8]) -> core::result::Result<(), Errno> {
+        let leads_there = |end: usize, path: &[u8]| {
+            directory.len() >= end
+                && directory[..end] == path[..end]
+                && matches!(directory.get(end), None | Some(b'/'))
+        };
+        while let Some((end, _)) = self.open.last()
+            && !leads_there(*end, &self.path)
+        {
+            self.open.pop();
+        }
+        let mut at = self.open.last().map_or(0, |(end, _)| *end);
+        self.path.clear();
+        self.path.extend_from_slice(directory);
+        while at < directory.len() {
+            let start = if at == 0 { 0 } else { at + 1 };
+            let rest = &directory[start..];
+            let size = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
+            let above = self.open.last().map_or(self.root, |(_, fd)| fd.as_fd());
+            let opened = rustix::fs::openat(above, &rest[..size], DIRECTORY, Mode::empty());
+            let opened = opened.inspect_err(|_| self.open.clear())?;
+            if self.open.len() == MAX_OPEN {
+                self.open.remove(0);
+            }
+            at = start + size;
+            self.open.push((at, opened));
+        }
+        Ok(())
     }
 
     /// What is at `path`, without following a symlink; `None` if nothing is.

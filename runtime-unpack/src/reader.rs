@@ -480,7 +480,7 @@ impl Archive {
 
     /// Paths are legal, strictly ascending, and each but the outermost has a directory that holds it.
     fn check_tree(&self) -> Result<()> {
-        let mut last: &[u8] = &[];
+        let (mut last, mut last_parent): (&[u8], &[u8]) = (&[], &[]);
         for entry in self.entries() {
             if format::path_fault(entry.path).is_some() {
                 return Err(Error::Malformed(
@@ -497,11 +497,14 @@ impl Archive {
                 return Err(Error::Malformed("a symlink leaves the root"));
             }
             if let Some(parent) = parent(entry.path)
-                && self.find(parent).map(|i| self.entries[i].kind) != Some(Kind::Directory)
+                && parent != last_parent
             {
-                return Err(Error::Malformed(
-                    "a path leads through something that is no directory",
-                ));
+                if self.find(parent).map(|i| self.entries[i].kind) != Some(Kind::Directory) {
+                    return Err(Error::Malformed(
+                        "a path leads through something that is no directory",
+                    ));
+                }
+                last_parent = parent;
             }
         }
         Ok(())

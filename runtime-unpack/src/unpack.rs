@@ -486,6 +486,9 @@ pub(crate) fn missing(
 
 /// Adds the directories that lead to what is wanted.
 pub(crate) fn add_parents(archive: &Archive, wanted: &mut [bool]) {
+    if wanted.iter().all(|wanted| *wanted) {
+        return;
+    }
     for number in 0..wanted.len() {
         let mut path = archive.entry(number).path;
         while wanted[number]

@@ -21,6 +21,7 @@ pub(super) const ESCAPE: u8 = 255;
 /// Most words of two bytes.
 pub(super) const TWO: usize = (THREE as usize - ONE) * 256;
 /// Most words of three.
+#[cfg(feature = "pack")]
 pub(super) const MAX_THREE: usize = 1 << 16;
 
 /// Words in a row of the two-byte part.
