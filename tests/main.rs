@@ -5,6 +5,7 @@ mod abi;
 mod archive;
 mod archive_command;
 mod assets;
+mod broken;
 mod build;
 mod cargo;
 mod cli;
