@@ -25,13 +25,21 @@ fn contents(bytes: &[u8]) -> Vec<(String, Vec<u8>, Vec<Filter>)> {
             return None;
         };
         let path = String::from_utf8(entry.path.to_vec()).unwrap();
-        Some((path, blobs[blob as usize].clone(), filters[blob as usize].clone()))
+        Some((
+            path,
+            blobs[blob as usize].clone(),
+            filters[blob as usize].clone(),
+        ))
     });
     entries.collect()
 }
 
 fn blobs(archive: &Archive, bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<Filter>>) {
-    let mut blobs: Vec<Vec<u8>> = archive.blobs().iter().map(|b| vec![0; b.size as usize]).collect();
+    let mut blobs: Vec<Vec<u8>> = archive
+        .blobs()
+        .iter()
+        .map(|b| vec![0; b.size as usize])
+        .collect();
     let mut filters = vec![Vec::new(); blobs.len()];
     for (_, piece) in archive.pieces() {
         filters[piece.blob as usize].push(piece.filter);
@@ -41,12 +49,26 @@ fn blobs(archive: &Archive, bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<Filter>>) {
         let packed = &bytes[range.start as usize..range.end as usize];
         let streams = archive.streams(number);
         let mut buffer = Vec::new();
-        reader::decode_streams(number, &archive.frames()[number], streams, packed, &mut buffer).unwrap();
-        reader::decode_pieces(number, streams, &buffer, pieces, &mut Scratch::default(), |piece, bytes| {
-            let start = piece.offset as usize;
-            blobs[piece.blob as usize][start..start + bytes.len()].copy_from_slice(bytes);
-            Ok(())
-        })
+        reader::decode_streams(
+            number,
+            &archive.frames()[number],
+            streams,
+            packed,
+            &mut buffer,
+        )
+        .unwrap();
+        reader::decode_pieces(
+            number,
+            streams,
+            &buffer,
+            pieces,
+            &mut Scratch::default(),
+            |piece, bytes| {
+                let start = piece.offset as usize;
+                blobs[piece.blob as usize][start..start + bytes.len()].copy_from_slice(bytes);
+                Ok(())
+            },
+        )
         .unwrap();
     }
     (blobs, filters)
@@ -55,13 +77,20 @@ fn blobs(archive: &Archive, bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<Filter>>) {
 /// Packs these as files of one package, and gives the filters of each.
 #[track_caller]
 fn survive(files: &[Vec<u8>]) -> Vec<Vec<Filter>> {
-    let inputs: Vec<_> = (0..).zip(files).map(|(n, bytes)| file(&format!("{n:04}"), 0o644, bytes.clone())).collect();
+    let inputs: Vec<_> = (0..)
+        .zip(files)
+        .map(|(n, bytes)| file(&format!("{n:04}"), 0o644, bytes.clone()))
+        .collect();
     let packed = trees::pack(&inputs, &Launch::default()).unwrap();
     let out = contents(&packed.bytes);
     assert_eq!(out.len(), files.len());
     for ((path, out, _), bytes) in out.iter().zip(files) {
         let at = out.iter().zip(bytes).position(|(a, b)| a != b);
-        assert!(at.is_none() && out.len() == bytes.len(), "`{path}` of {} bytes: {at:?}", bytes.len());
+        assert!(
+            at.is_none() && out.len() == bytes.len(),
+            "`{path}` of {} bytes: {at:?}",
+            bytes.len()
+        );
     }
     out.into_iter().map(|(_, _, filters)| filters).collect()
 }
@@ -76,7 +105,12 @@ static LIBRARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
         "int g(const char *text, int n);\n{}void *table[] = {{ f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, table }};\n",
         functions.collect::<String>()
     );
-    cc(directory.path(), "library.so", &source, "-O1 -shared -fexceptions -fno-inline");
+    cc(
+        directory.path(),
+        "library.so",
+        &source,
+        "-O1 -shared -fexceptions -fno-inline",
+    );
     fs::read(directory.path().join("library.so")).unwrap()
 });
 
@@ -90,7 +124,9 @@ fn u16_at(bytes: &[u8], at: usize) -> usize {
 
 /// Where a file's section headers are. gABI: `e_shoff`, `e_shnum`; 64 bytes each.
 fn section_headers(bytes: &[u8]) -> Vec<usize> {
-    (0..u16_at(bytes, 60)).map(|n| u64_at(bytes, 40) + n * 64).collect()
+    (0..u16_at(bytes, 60))
+        .map(|n| u64_at(bytes, 40) + n * 64)
+        .collect()
 }
 
 /// Offsets within a section's header, with the sizes of the fields: type, flags, address, offset, size, entry size.
@@ -102,7 +138,10 @@ fn a_whole_library_is_filtered() {
     // Small as it is, these pay; on another machine's code there may be no filter.
     if cfg!(target_arch = "x86_64") {
         assert!(filters.contains(&Filter::X86), "{filters:?}");
-        assert!(filters.contains(&Filter::EhFrame) && filters.contains(&Filter::EhFrameHdr), "{filters:?}");
+        assert!(
+            filters.contains(&Filter::EhFrame) && filters.contains(&Filter::EhFrameHdr),
+            "{filters:?}"
+        );
     }
 }
 
@@ -115,7 +154,11 @@ fn files_cut_short_anywhere_come_back() {
         sizes.extend([start, start + 1, start + size / 2, start + size]);
         sizes.extend([header, header + 63]);
     }
-    let files: Vec<Vec<u8>> = sizes.into_iter().filter_map(|size| whole.get(..size)).map(<[u8]>::to_vec).collect();
+    let files: Vec<Vec<u8>> = sizes
+        .into_iter()
+        .filter_map(|size| whole.get(..size))
+        .map(<[u8]>::to_vec)
+        .collect();
     for files in files.chunks(16) {
         survive(files);
     }
@@ -222,13 +265,14 @@ fn elf(sections: &[Section<'_>]) -> Vec<u8> {
     out.extend([3, 0, 62, 0, 1, 0, 0, 0]);
     out.resize(64, 0);
     let mut headers = vec![0; 64];
-    let mut header = |name: usize, kind: u32, flags: u64, address: u64, offset: usize, size: usize| {
-        headers.extend((name as u32).to_le_bytes());
-        headers.extend(kind.to_le_bytes());
-        for value in [flags, address, offset as u64, size as u64, 0, 1, 0] {
-            headers.extend(value.to_le_bytes());
-        }
-    };
+    let mut header =
+        |name: usize, kind: u32, flags: u64, address: u64, offset: usize, size: usize| {
+            headers.extend((name as u32).to_le_bytes());
+            headers.extend(kind.to_le_bytes());
+            for value in [flags, address, offset as u64, size as u64, 0, 1, 0] {
+                headers.extend(value.to_le_bytes());
+            }
+        };
     for (name, kind, flags, address, bytes) in sections {
         header(names.len(), *kind, *flags, *address, out.len(), bytes.len());
         names.extend(name.as_bytes());
@@ -240,7 +284,20 @@ fn elf(sections: &[Section<'_>]) -> Vec<u8> {
     out.extend(&names);
     let (table, count) = (out.len() as u64, sections.len() as u16 + 2);
     out[40..48].copy_from_slice(&table.to_le_bytes());
-    out[52..64].copy_from_slice(&[64, 0, 56, 0, 0, 0, 64, 0, count as u8, (count >> 8) as u8, count as u8 - 1, 0]);
+    out[52..64].copy_from_slice(&[
+        64,
+        0,
+        56,
+        0,
+        0,
+        0,
+        64,
+        0,
+        count as u8,
+        (count >> 8) as u8,
+        count as u8 - 1,
+        0,
+    ]);
     out.extend(headers);
     out
 }
@@ -251,7 +308,12 @@ fn progbits(name: &str, address: u64, bytes: impl Into<Vec<u8>>) -> Section<'_> 
 
 /// `.eh_frame` at 0x1000 with this many records, and its search table at 0x900.
 fn exceptions(count: u32) -> (Vec<u8>, Vec<u8>) {
-    let mut section = [&16u32.to_le_bytes()[..], &[0; 4], &[1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0, 0, 0]].concat();
+    let mut section = [
+        &16u32.to_le_bytes()[..],
+        &[0; 4],
+        &[1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0, 0, 0],
+    ]
+    .concat();
     let mut table = vec![1, 0x1b, 0x03, 0x3b];
     table.extend((0x1000u32 - 0x904).to_le_bytes());
     table.extend(count.to_le_bytes());
@@ -273,7 +335,10 @@ fn exceptions_that_are_none_come_back() {
     let hdr = |bytes: &[u8]| progbits(".eh_frame_hdr", 0x900, bytes);
     let with = |bytes: Vec<u8>| elf(&[hdr(&table), progbits(".eh_frame", 0x1000, bytes)]);
     let filters = survive(&[with(good.clone())]).remove(0);
-    assert!(filters.contains(&Filter::EhFrame) && filters.contains(&Filter::EhFrameHdr), "{filters:?}");
+    assert!(
+        filters.contains(&Filter::EhFrame) && filters.contains(&Filter::EhFrameHdr),
+        "{filters:?}"
+    );
 
     let mut files = vec![
         with(noise(9_000, 1)),
@@ -299,11 +364,17 @@ fn exceptions_that_are_none_come_back() {
     for at in (0..table.len()).step_by(97) {
         let mut other = table.clone();
         other[at] ^= 1;
-        files.push(elf(&[hdr(&other), progbits(".eh_frame", 0x1000, good.clone())]));
+        files.push(elf(&[
+            hdr(&other),
+            progbits(".eh_frame", 0x1000, good.clone()),
+        ]));
     }
     files.extend([
         elf(&[hdr(&table)]),
-        elf(&[hdr(&table[..table.len() - 8]), progbits(".eh_frame", 0x1000, good.clone())]),
+        elf(&[
+            hdr(&table[..table.len() - 8]),
+            progbits(".eh_frame", 0x1000, good.clone()),
+        ]),
         elf(&[hdr(&table), progbits(".eh_frame", 0x1004, good.clone())]),
         // Several of each.
         elf(&[
@@ -321,6 +392,16 @@ fn exceptions_that_are_none_come_back() {
     for files in files.chunks(32) {
         survive(files);
     }
+}
+
+/// All records of a file are in one frame; where that would be too large for a reader, they are not taken for records.
+#[test]
+fn more_exceptions_than_a_frame_holds_come_back() {
+    let record = |n| [&1000u32.to_le_bytes()[..], &noise(1000, n)].concat();
+    let records: Vec<u8> = (0..35_000).flat_map(record).collect();
+    let file = elf(&[progbits(".eh_frame", 0x1000, records)]);
+    let filters = survive(&[file]).remove(0);
+    assert!(!filters.contains(&Filter::EhFrame), "{filters:?}");
 }
 
 /// The table follows from records that are not packed as such, because another section lies over them.
@@ -343,7 +424,13 @@ fn code_that_is_none_comes_back() {
     let of = |bytes: Vec<u8>| elf(&[(".text", PROGBITS, EXECUTABLE, u64::MAX - 999, bytes)]);
     let prefixes = vec![0x66; 3_000];
     let halves: Vec<u8> = [0x48, 0x8b].repeat(500);
-    let mut files = vec![of(noise(5_000, 1)), of(text(5_000, 2)), of(vec![0; 5_000]), of(prefixes), of(halves)];
+    let mut files = vec![
+        of(noise(5_000, 1)),
+        of(text(5_000, 2)),
+        of(vec![0; 5_000]),
+        of(prefixes),
+        of(halves),
+    ];
     for opcode in 0..=255 {
         files.push(of([opcode].repeat(700)));
         files.push(of([0x0f, opcode, 0x84, 0x24].repeat(300)));
@@ -385,11 +472,21 @@ fn tensors_that_lie_come_back() {
         with(1 << 40, &[b'['; 100_000], &data),
     ];
     // Other formats of tensors, as far as their magic bytes.
-    for magic in [&b"\x93NUMPY\x01\0\xff\xff"[..], b"\x89HDF\r\n\x1a\n", b"GGUF\xff\xff\xff\xff", b"PK\x03\x04"] {
+    for magic in [
+        &b"\x93NUMPY\x01\0\xff\xff"[..],
+        b"\x89HDF\r\n\x1a\n",
+        b"GGUF\xff\xff\xff\xff",
+        b"PK\x03\x04",
+    ] {
         files.push([magic, &data[1..]].concat());
     }
     let filters = survive(&files);
-    assert!(filters.iter().all(|filters| filters.contains(&Filter::Planes)), "{filters:?}");
+    assert!(
+        filters
+            .iter()
+            .all(|filters| filters.contains(&Filter::Planes)),
+        "{filters:?}"
+    );
 }
 
 /// Estimates take the same way.

@@ -45,7 +45,10 @@ fn put_together(
     padding: u8,
     scratch: &mut Scratch,
 ) -> Result<Vec<Vec<u8>>, Malformed> {
-    let mut buffer: Vec<u8> = streams.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+    let mut buffer: Vec<u8> = streams
+        .iter()
+        .flat_map(|(_, bytes)| bytes.clone())
+        .collect();
     buffer.resize(buffer.len() + filter::PADDING, padding);
     let sizes = streams.iter().map(|(number, bytes)| (*number, bytes.len()));
     let mut decoder = Decoder::new(&buffer, sizes)?;
@@ -63,14 +66,21 @@ fn put_together(
 fn check(given: &[Given]) {
     let streams = take_apart(given);
     assert!(streams.is_sorted_by(|a, b| a.0 < b.0));
-    assert!(streams.iter().all(|(number, s)| *number < filter::STREAMS && !s.is_empty()));
+    assert!(
+        streams
+            .iter()
+            .all(|(number, s)| *number < filter::STREAMS && !s.is_empty())
+    );
     // A frame's streams are not much more than its pieces, or frames could outgrow the limit.
     let total = |sizes: &mut dyn Iterator<Item = usize>| sizes.sum::<usize>();
     let (before, after) = (
         total(&mut given.iter().map(|g| g.bytes.len())),
         total(&mut streams.iter().map(|(_, s)| s.len())),
     );
-    assert!(after <= before * 5 / 2 + 200, "{before} bytes became {after}");
+    assert!(
+        after <= before * 5 / 2 + 200,
+        "{before} bytes became {after}"
+    );
     let mut scratch = Scratch::default();
     for padding in [0, 0xff] {
         let sizes = given.iter().map(|g| (g.piece, g.bytes.len()));
@@ -83,8 +93,11 @@ fn check(given: &[Given]) {
 }
 
 /// All layouts of planes.
-static LAYOUTS: LazyLock<Vec<u32>> =
-    LazyLock::new(|| (0..1 << 17).filter(|param| Filter::Planes.takes(*param)).collect());
+static LAYOUTS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    (0..1 << 17)
+        .filter(|param| Filter::Planes.takes(*param))
+        .collect()
+});
 
 /// ELF files of this machine and its cross compiler, those that there are, and this program.
 fn files() -> Vec<Vec<u8>> {
@@ -111,7 +124,10 @@ static REAL: LazyLock<Vec<Given>> = LazyLock::new(|| {
     for (file, bytes) in files().into_iter().enumerate() {
         let image = Image::parse(&bytes).unwrap();
         for section in &image.sections {
-            let Some(bytes) = image.section_bytes(section).filter(|bytes| bytes.len() > 64) else {
+            let Some(bytes) = image
+                .section_bytes(section)
+                .filter(|bytes| bytes.len() > 64)
+            else {
                 continue;
             };
             let (filter, param) = match section.name {
@@ -121,7 +137,12 @@ static REAL: LazyLock<Vec<Given>> = LazyLock::new(|| {
                 ".data.rel.ro" => (Filter::Planes, 8 | 1 << 8),
                 _ => continue,
             };
-            out.push(given(file as u32, filter, param, &bytes[..bytes.len().min(4 << 20)]));
+            out.push(given(
+                file as u32,
+                filter,
+                param,
+                &bytes[..bytes.len().min(4 << 20)],
+            ));
         }
     }
     out
@@ -131,7 +152,12 @@ static REAL: LazyLock<Vec<Given>> = LazyLock::new(|| {
 
 /// Something that a filter may be used on.
 fn filter_and_param() -> impl Strategy<Value = (Filter, u32)> {
-    let address = prop_oneof![any::<u32>(), Just(0), 0u32..0x10_0000, u32::MAX - 5_000..=u32::MAX];
+    let address = prop_oneof![
+        any::<u32>(),
+        Just(0),
+        0u32..0x10_0000,
+        u32::MAX - 5_000..=u32::MAX
+    ];
     prop_oneof![
         1 => (0..u32::from(filter::PLAIN)).prop_map(|param| (Filter::Plain, param)),
         4 => address.clone().prop_map(|address| (Filter::X86, address)),
@@ -143,12 +169,41 @@ fn filter_and_param() -> impl Strategy<Value = (Filter, u32)> {
 /// Instructions, with operands that come again and ones that do not, and junk in between.
 fn code() -> impl Strategy<Value = Vec<u8>> {
     const HEADS: &[&[u8]] = &[
-        &[0xe8], &[0xe9], &[0xeb], &[0x74], &[0x0f, 0x84], &[0xc3], &[0x90], &[0x48, 0x8b, 0x05],
-        &[0x48, 0x8d, 0x3d], &[0x89, 0x44, 0x24], &[0x48, 0x81, 0xec], &[0x48, 0x83, 0xc4], &[0xb8],
-        &[0x48, 0xb8], &[0x66, 0xb8], &[0xc2], &[0xc8], &[0x66, 0x0f, 0x1f, 0x84, 0x00], &[0xf6, 0x05],
-        &[0xf7, 0xc0], &[0xf7, 0xd8], &[0xc5, 0xf8, 0x77], &[0xc4, 0xe2, 0x7d, 0x18, 0x05],
-        &[0x62, 0xf1, 0x7c, 0x48, 0x28, 0x05], &[0x8b, 0x04, 0x25], &[0x83, 0x3d], &[0xc7, 0x84, 0x24],
-        &[0xa1], &[0x67, 0xe8], &[0xf3, 0x0f, 0x1e, 0xfa], &[0x66; 20], &[0x0f], &[0x62], &[0xc4], &[0x48],
+        &[0xe8],
+        &[0xe9],
+        &[0xeb],
+        &[0x74],
+        &[0x0f, 0x84],
+        &[0xc3],
+        &[0x90],
+        &[0x48, 0x8b, 0x05],
+        &[0x48, 0x8d, 0x3d],
+        &[0x89, 0x44, 0x24],
+        &[0x48, 0x81, 0xec],
+        &[0x48, 0x83, 0xc4],
+        &[0xb8],
+        &[0x48, 0xb8],
+        &[0x66, 0xb8],
+        &[0xc2],
+        &[0xc8],
+        &[0x66, 0x0f, 0x1f, 0x84, 0x00],
+        &[0xf6, 0x05],
+        &[0xf7, 0xc0],
+        &[0xf7, 0xd8],
+        &[0xc5, 0xf8, 0x77],
+        &[0xc4, 0xe2, 0x7d, 0x18, 0x05],
+        &[0x62, 0xf1, 0x7c, 0x48, 0x28, 0x05],
+        &[0x8b, 0x04, 0x25],
+        &[0x83, 0x3d],
+        &[0xc7, 0x84, 0x24],
+        &[0xa1],
+        &[0x67, 0xe8],
+        &[0xf3, 0x0f, 0x1e, 0xfa],
+        &[0x66; 20],
+        &[0x0f],
+        &[0x62],
+        &[0xc4],
+        &[0x48],
     ];
     let head = prop_oneof![
         9 => prop::sample::select(HEADS).prop_map(<[u8]>::to_vec),
@@ -159,9 +214,14 @@ fn code() -> impl Strategy<Value = Vec<u8>> {
         0u64..300,
         any::<u64>(),
     ];
-    let operands = (value, 0usize..=8).prop_map(|(value, size)| value.to_le_bytes()[..size].to_vec());
+    let operands =
+        (value, 0usize..=8).prop_map(|(value, size)| value.to_le_bytes()[..size].to_vec());
     let instructions = prop::collection::vec((head, operands), 0..200);
-    instructions.prop_map(|list| list.into_iter().flat_map(|(a, b)| [a, b].concat()).collect())
+    instructions.prop_map(|list| {
+        list.into_iter()
+            .flat_map(|(a, b)| [a, b].concat())
+            .collect()
+    })
 }
 
 /// Records of exceptions, most of them as a compiler would write them.
@@ -173,7 +233,9 @@ fn exceptions() -> impl Strategy<Value = (u32, Vec<u8>)> {
         Other(Vec<u8>),
     }
     const PLAIN: &[u8] = &[1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1];
-    const LSDA: &[u8] = &[1, b'z', b'P', b'L', b'R', 0, 1, 0x78, 16, 7, 0x9b, 1, 2, 3, 4, 0x1b, 0x1b];
+    const LSDA: &[u8] = &[
+        1, b'z', b'P', b'L', b'R', 0, 1, 0x78, 16, 7, 0x9b, 1, 2, 3, 4, 0x1b, 0x1b,
+    ];
     const VERSION_3: &[u8] = &[3, b'z', b'R', b'S', 0, 1, 0x78, 0x90, 1, 1, 0x1b];
     let cie = prop_oneof![
         8 => prop::sample::select(vec![PLAIN, LSDA, VERSION_3]).prop_map(<[u8]>::to_vec),
@@ -204,7 +266,11 @@ fn exceptions() -> impl Strategy<Value = (u32, Vec<u8>)> {
                         continue;
                     };
                     function = function.wrapping_add(gap);
-                    let mut body = here.wrapping_add(4).wrapping_sub(*cie).to_le_bytes().to_vec();
+                    let mut body = here
+                        .wrapping_add(4)
+                        .wrapping_sub(*cie)
+                        .to_le_bytes()
+                        .to_vec();
                     body.extend(function.wrapping_sub(here.wrapping_add(8)).to_le_bytes());
                     body.extend(range.to_le_bytes());
                     body.push(if *has_lsda { 4 } else { 0 });
@@ -226,26 +292,30 @@ fn exceptions() -> impl Strategy<Value = (u32, Vec<u8>)> {
 /// A part of a real section, changed here and there.
 fn mutated() -> impl Strategy<Value = Given> {
     let changes = prop::collection::vec((any::<Index>(), any::<u8>()), 0..12);
-    (any::<Index>(), any::<Index>(), 1usize..6_000, changes).prop_map(|(section, at, size, changes)| {
-        let real = &REAL[section.index(REAL.len())];
-        // Records of exceptions begin somewhere; half of the time at the section's own begin.
-        let at = at.index(2 * real.bytes.len()).saturating_sub(real.bytes.len());
-        let mut bytes = real.bytes[at..(at + size).min(real.bytes.len())].to_vec();
-        for (place, byte) in changes {
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
-        }
-        Given {
-            piece: Piece {
-                param: match real.piece.filter {
-                    Filter::Planes => real.piece.param,
-                    _ => real.piece.param.wrapping_add(at as u32),
+    (any::<Index>(), any::<Index>(), 1usize..6_000, changes).prop_map(
+        |(section, at, size, changes)| {
+            let real = &REAL[section.index(REAL.len())];
+            // Records of exceptions begin somewhere; half of the time at the section's own begin.
+            let at = at
+                .index(2 * real.bytes.len())
+                .saturating_sub(real.bytes.len());
+            let mut bytes = real.bytes[at..(at + size).min(real.bytes.len())].to_vec();
+            for (place, byte) in changes {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            Given {
+                piece: Piece {
+                    param: match real.piece.filter {
+                        Filter::Planes => real.piece.param,
+                        _ => real.piece.param.wrapping_add(at as u32),
+                    },
+                    ..real.piece
                 },
-                ..real.piece
-            },
-            bytes,
-        }
-    })
+                bytes,
+            }
+        },
+    )
 }
 
 /// Any piece.
@@ -276,7 +346,12 @@ fn pieces() -> impl Strategy<Value = Vec<Given>> {
         for (mut piece, cut) in pieces {
             if let Some(cut) = cut.filter(|_| !piece.bytes.is_empty()) {
                 let rest = piece.bytes.split_off(cut.index(piece.bytes.len()));
-                let mut second = given(piece.piece.blob, piece.piece.filter, piece.piece.param, rest);
+                let mut second = given(
+                    piece.piece.blob,
+                    piece.piece.filter,
+                    piece.piece.param,
+                    rest,
+                );
                 if matches!(second.piece.filter, Filter::X86 | Filter::EhFrame) {
                     second.piece.param = second.piece.param.wrapping_add(piece.bytes.len() as u32);
                 }
@@ -461,10 +536,19 @@ fn real_files_are_put_together() {
 /// The search tables of real files are what the filter says they are: not one that is stored.
 #[test]
 fn real_search_tables_are_derived() {
-    let derived = files().iter().filter(|bytes| {
-        segment::parts(bytes).iter().any(|part| part.filter == Filter::EhFrameHdr)
-    }).count();
-    assert!(derived * 2 > files().len(), "{derived} of {}", files().len());
+    let derived = files()
+        .iter()
+        .filter(|bytes| {
+            segment::parts(bytes)
+                .iter()
+                .any(|part| part.filter == Filter::EhFrameHdr)
+        })
+        .count();
+    assert!(
+        derived * 2 > files().len(),
+        "{derived} of {}",
+        files().len()
+    );
 }
 
 /// What is one thing, taken for another.
@@ -472,7 +556,11 @@ fn real_search_tables_are_derived() {
 fn real_sections_survive_any_filter() {
     for real in REAL.iter() {
         let bytes = &real.bytes[..real.bytes.len().min(150_000)];
-        for (filter, param) in [(Filter::X86, 1), (Filter::EhFrame, real.piece.param), (Filter::EhFrame, 7)] {
+        for (filter, param) in [
+            (Filter::X86, 1),
+            (Filter::EhFrame, real.piece.param),
+            (Filter::EhFrame, 7),
+        ] {
             check(&[given(0, filter, param, bytes)]);
         }
         for param in [4 | 1 << 16, 2 | 1 << 16, 1, 7, 24 | 63 << 8, 32 | 255 << 8] {
@@ -486,12 +574,34 @@ fn pieces_of_the_largest_size_are_put_together() {
     for filter in [Filter::X86, Filter::EhFrame, Filter::Planes] {
         let most = filter.max_piece() as usize;
         for size in [most - 1, most] {
-            let param = if filter == Filter::Planes { 24 | 1 << 8 } else { u32::MAX - 1000 };
+            let param = if filter == Filter::Planes {
+                24 | 1 << 8
+            } else {
+                u32::MAX - 1000
+            };
             let nops = vec![0x90; size];
-            let jumps: Vec<u8> = [0xeb, 0x7f, 0x74, 0x80].into_iter().cycle().take(size).collect();
-            let far: Vec<u8> = [0xe9, 0xf0, 0xff, 1, 0].into_iter().cycle().take(size).collect();
-            for bytes in [nops, jumps, far, vec![0; size], noise(size, 1), text(size, 2)] {
-                check(&[given(0, filter, param, bytes.clone()), given(1, filter, param, bytes)]);
+            let jumps: Vec<u8> = [0xeb, 0x7f, 0x74, 0x80]
+                .into_iter()
+                .cycle()
+                .take(size)
+                .collect();
+            let far: Vec<u8> = [0xe9, 0xf0, 0xff, 1, 0]
+                .into_iter()
+                .cycle()
+                .take(size)
+                .collect();
+            for bytes in [
+                nops,
+                jumps,
+                far,
+                vec![0; size],
+                noise(size, 1),
+                text(size, 2),
+            ] {
+                check(&[
+                    given(0, filter, param, bytes.clone()),
+                    given(1, filter, param, bytes),
+                ]);
             }
         }
     }
@@ -532,26 +642,44 @@ fn the_largest_search_table_is_derived() {
     let out = put_together(&streams, wanted.into_iter(), 0, &mut Scratch::default()).unwrap();
     assert_eq!(out[..out.len() - 1].concat(), records);
     let table = out.last().unwrap()[12..].chunks_exact(8);
-    let functions: Vec<u32> = table.map(|e| u32::from_le_bytes(e[..4].try_into().unwrap()).wrapping_add(0x800)).collect();
+    let functions: Vec<u32> = table
+        .map(|e| u32::from_le_bytes(e[..4].try_into().unwrap()).wrapping_add(0x800))
+        .collect();
     assert!(functions.is_sorted() && functions.len() == count);
     let pieces = pieces.iter().map(|g| (g.piece.param, &g.bytes[..]));
-    assert!(filter::derives_eh_frame_hdr(pieces, 0x800, out.last().unwrap()));
+    assert!(filter::derives_eh_frame_hdr(
+        pieces,
+        0x800,
+        out.last().unwrap()
+    ));
 }
 
 /// Dictionaries that are empty, full, and just not: of tokens with one byte, with two, with three.
 #[test]
 fn dictionaries_of_every_size_are_put_together() {
-    let bounds = [0, 1, 223, 224, 225, 253, 7_647, 7_648, 7_649, 7_903, 7_904, 7_905, 20_000];
+    let bounds = [
+        0, 1, 223, 224, 225, 253, 7_647, 7_648, 7_649, 7_903, 7_904, 7_905, 20_000,
+    ];
     for count in bounds {
         // `mov`, `add`, … between registers, with every prefix.
         let heads = (0..count).map(|n: usize| {
             let (op, modrm, rex) = (n % 32, n / 32 % 64, n / 2048);
-            [0x40 | rex as u8, (op / 4 * 8 + op % 4) as u8, 0xc0 | modrm as u8]
+            [
+                0x40 | rex as u8,
+                (op / 4 * 8 + op % 4) as u8,
+                0xc0 | modrm as u8,
+            ]
         });
         let code: Vec<u8> = heads.flatten().collect();
         // Calls and immediates of so many values.
         let values: Vec<u8> = (0..count as u32)
-            .flat_map(|n| [vec![0xb8], n.wrapping_mul(0x9e37_79b9).to_le_bytes().to_vec()].concat())
+            .flat_map(|n| {
+                [
+                    vec![0xb8],
+                    n.wrapping_mul(0x9e37_79b9).to_le_bytes().to_vec(),
+                ]
+                .concat()
+            })
             .collect();
         let mut pieces = Vec::new();
         for bytes in [&code, &values] {
@@ -563,11 +691,23 @@ fn dictionaries_of_every_size_are_put_together() {
     }
     // More heads than there are tokens, all of which come often enough.
     let many: Vec<u8> = (0..90_000u32)
-        .flat_map(|n| [0xc4, 0xe0 | (n % 3) as u8 + 1, (n / 3 % 256) as u8, (n / 768) as u8, 0xc0])
+        .flat_map(|n| {
+            [
+                0xc4,
+                0xe0 | (n % 3) as u8 + 1,
+                (n / 3 % 256) as u8,
+                (n / 768) as u8,
+                0xc0,
+            ]
+        })
         .collect();
     let thrice = many.repeat(3);
     let chunks = thrice.chunks(Filter::X86.max_piece() as usize);
-    check(&chunks.map(|chunk| given(0, Filter::X86, 0, chunk)).collect::<Vec<_>>());
+    check(
+        &chunks
+            .map(|chunk| given(0, Filter::X86, 0, chunk))
+            .collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -590,8 +730,17 @@ fn planes_take_only_layouts() {
             filter: Filter::Planes,
             param,
         };
-        let decoded = put_together(&streams, [(piece, 64)].into_iter(), 0, &mut Scratch::default());
+        let decoded = put_together(
+            &streams,
+            [(piece, 64)].into_iter(),
+            0,
+            &mut Scratch::default(),
+        );
         let floats = param >> 16 == 1;
-        assert_eq!(decoded.is_ok(), Filter::Planes.takes(param) && !floats, "{param:#x}");
+        assert_eq!(
+            decoded.is_ok(),
+            Filter::Planes.takes(param) && !floats,
+            "{param:#x}"
+        );
     }
 }

@@ -2,7 +2,9 @@
 
 use runtime_unpack::Error;
 use runtime_unpack::filter::{self, Filter};
-use runtime_unpack::format::{self, Blob, Codec, HEADER_SIZE, Header, Kind, MAX_FRAME};
+use runtime_unpack::format::{
+    self, Blob, Codec, HEADER_SIZE, Header, Kind, MAX_CONTENT, MAX_FRAME,
+};
 
 use super::archive::Place;
 use super::raw::{
@@ -159,7 +161,12 @@ fn sizes_that_do_not_add_up_are_refused() {
     refused(&header(&|h| h.index_unpacked += 1), "declared size");
     refused(&header(&|h| h.index_unpacked = 0), "index size");
     refused(&header(&|h| h.content_size += 1), "add up");
-    refused(&header(&|h| h.content_size = u64::MAX), "add up");
+    refused(&header(&|h| h.content_size = MAX_CONTENT), "add up");
+    refused(
+        &header(&|h| h.content_size = MAX_CONTENT + 1),
+        "content size",
+    );
+    refused(&header(&|h| h.content_size = u64::MAX), "content size");
     refused(&header(&|h| h.entries = u32::MAX), "more entries");
     refused(&header(&|h| h.blobs = u32::MAX), "more entries");
     refused(&header(&|h| h.frames = u32::MAX), "more entries");
@@ -205,7 +212,7 @@ fn sizes_that_do_not_add_up_are_refused() {
     refused(&blobs(&[size - 1]), "add up");
     refused(&blobs(&[size + 1]), "add up");
     refused(&blobs(&[u64::MAX, size + 1]), "add up"); // wraps to the right sum
-    refused(&blobs(&[1 << 63, (1 << 63) + size]), "add up");
+    refused(&blobs(&[1 << 63, (1 << 63) + size]), "add up"); // as this does
     refused(&blobs(&[]), "");
 
     let mut dangling = good();
@@ -413,8 +420,7 @@ fn pieces_that_do_not_add_up_to_blobs_are_refused() {
             &[blob_of(size, 1), blob_of(1, 1)],
             &[plain(size - 1), plain(2)],
         ),
-        // Holes to the brim of 64 bits and beyond, which no number of pieces reaches.
-        (&[blob_of(u64::MAX, 2)], &[hole(u32::MAX), hole(u32::MAX)]),
+        (&[blob_of(1 << 33, 2)], &[hole(u32::MAX), hole(u32::MAX)]),
     ];
     for (blobs, pieces) in cases {
         let raw = Raw {

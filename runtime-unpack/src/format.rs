@@ -85,7 +85,7 @@
 //!
 //! An archive travels with the launcher it was made for, so versions need no compatibility: a reader refuses every
 //! version but its own. Limits: 2^22 entries, blobs, pieces, frames and streams each, an index of 1 GiB, streams of
-//! 128 MiB in a frame.
+//! 128 MiB in a frame, 1 TiB of content (holes make that cheap to say).
 //!
 //! ## Why so
 //!
@@ -117,6 +117,8 @@ pub const MAX_COUNT: u32 = 1 << 22;
 pub const MAX_INDEX_SIZE: u64 = 1 << 30;
 /// Most bytes that the streams of a frame unpack to.
 pub const MAX_FRAME: u32 = 1 << 27;
+/// Most bytes of content.
+pub const MAX_CONTENT: u64 = 1 << 40;
 /// Longest path, in bytes (below PATH_MAX with room for the root).
 pub const MAX_PATH: usize = 4_000;
 /// Longest path component, in bytes (NAME_MAX).

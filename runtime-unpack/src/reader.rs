@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::filter::{self, Filter};
 use crate::format::{
     self, BLOB_SIZE, Blob, Codec, Digest, ENTRY_SIZE, FLAG_LAZY, FRAME_SIZE, Frame, HEADER_SIZE,
-    Header, Kind, MAGIC, MAX_COUNT, MAX_FRAME, MAX_INDEX_SIZE, PIECE_SIZE, Piece, STREAM_SIZE,
+    Header, Kind, MAGIC, MAX_CONTENT, MAX_COUNT, MAX_FRAME, MAX_INDEX_SIZE, PIECE_SIZE, Piece, STREAM_SIZE,
     Stream, VERSION,
 };
 use alloc::vec::Vec;
@@ -105,6 +105,9 @@ pub fn read_header(bytes: &[u8; HEADER_SIZE]) -> Result<Header> {
     }
     if header.frame_limit > MAX_FRAME {
         return Err(Error::Malformed("frame size out of range"));
+    }
+    if header.content_size > MAX_CONTENT {
+        return Err(Error::Malformed("content size out of range"));
     }
     let counts = [
         header.entries,
