@@ -14,8 +14,10 @@ use snapbox::{assert_data_eq, str};
 use tempfile::TempDir;
 
 use crate::function::{Ran, run};
+use crate::raw::{HELLO, good, one_file, piece};
 use crate::schema::faults;
 use crate::trees::{Content, File, Tree, expected, file, found, lazy, link, noise, pack, text};
+use runtime_unpack::filter::Filter;
 use runtime_unpack::format::HEADER_SIZE;
 use runtime_unpack::launch::Launch;
 
@@ -509,7 +511,7 @@ fn a_wrong_digest_of_a_file_is_found() {
     let (packed, unpacked) = (u64_at(16), u64_at(24));
     let index = &bytes[HEADER_SIZE..HEADER_SIZE + packed];
     let mut index = zstd::bulk::decompress(index, unpacked).unwrap();
-    // The blob's digest comes before the frame's, which is the same here.
+    // The blob's digest comes before the frame's, which is the same here: the frame is stored.
     let at = index
         .windows(32)
         .position(|bytes| bytes == digest.as_bytes())
@@ -518,7 +520,7 @@ fn a_wrong_digest_of_a_file_is_found() {
     let repacked = zstd::bulk::compress(&index, 1).unwrap();
     let mut header = bytes[..HEADER_SIZE].to_vec();
     header[16..24].copy_from_slice(&(repacked.len() as u64).to_le_bytes());
-    header[64..96].copy_from_slice(blake3::hash(&repacked).as_bytes());
+    header[96..128].copy_from_slice(blake3::hash(&repacked).as_bytes());
     let frames = &bytes[HEADER_SIZE + packed..];
     fs::write(place.path("archive"), [&header, &repacked, frames].concat()).unwrap();
     let said = place.fails(&["verify", "archive"], 100);
@@ -531,6 +533,31 @@ help: pack or download it again
 
 "#]]
     );
+}
+
+/// A file of two gigabytes in a few hundred bytes: what is read is bounded by what is there.
+#[test]
+fn holes_are_verified_without_memory_for_them() {
+    let place = Place::new();
+    let hole = piece(1 << 20, 0, Filter::Hole, 0);
+    let mut raw = one_file(HELLO, Vec::new(), good().frames);
+    raw.pieces = vec![piece(HELLO.len(), 0, Filter::Plain, 0)];
+    // In 600 MiB of address space.
+    raw.pieces.extend([hole; 2_000]);
+    raw.blobs[0].pieces = 2_001;
+    raw.blobs[0].size = HELLO.len() as u64 + (2_000 << 20);
+    fs::write(place.path("archive"), raw.bytes()).unwrap();
+    let command = place.command(&["verify", "archive", "--threads", "1"]);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "ulimit -v 600000; exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(place.0.path());
+    let ran = run(shell, "");
+    // The digest is that of the few bytes alone.
+    assert_eq!(ran.code, 100, "{}", ran.stderr);
+    assert!(ran.stderr.contains("damaged: `f`"), "{}", ran.stderr);
 }
 
 #[test]
@@ -596,31 +623,35 @@ lrwxrwxrwx                        models/link -> evil/r
 #[test]
 fn people_read_how_an_archive_is_packed() {
     let place = Place::with(&[
-        file("large", 0o644, vec![0; 5 << 20]),
+        file("holes", 0o644, vec![0; 5 << 20]),
         file("noise", 0o644, noise(2 << 20, 2)),
         file("same", 0o644, noise(2 << 20, 2)),
-        file("sub/a", 0o644, "a"),
+        file("sub/a", 0o644, text(1 << 20, 3)),
         file("sub/b", 0o644, "b"),
     ]);
     assert_data_eq!(
         place.run(&["stat", "archive"]),
         str![[r#"
-archive: 2.0 MiB, 22.2 % of 9.0 MiB
+archive: 2.5 MiB, 25.0 % of 10.0 MiB
   digest   [..]
   entries  5 files, 1 directory
-  content  7.0 MiB in 4 blobs, 2.0 MiB of equal files once
-  index    [..] B of [..] B
-  frames   4, of at most 4.0 MiB
+  content  8.0 MiB in 4 blobs, 2.0 MiB of equal files once
+  index    [..] B of 547 B
+  frames   4, in memory at most 1.0 MiB
 
-codec   frames  unpacked   packed    ratio
-zstd         2   5.0 MiB  [..] B    0.0 %
-stored       2   2.0 MiB  2.0 MiB  100.0 %
+filter  pieces  content
+hole         1  5.0 MiB
+plain        4  3.0 MiB
 
-frame  codec   unpacked   packed    ratio  blobs  first
-    0  zstd     4.0 MiB  [..] B    0.0 %      1  large
-    1  zstd     1.0 MiB  [..] B    0.0 %      1  large
-    2  stored   2.0 MiB  2.0 MiB  100.0 %      1  noise
-    3  stored       2 B      2 B  100.0 %      2  sub/a
+stream  frames  unpacked     packed    ratio   stored
+data         2   2.0 MiB    2.0 MiB  100.0 %  2.0 MiB
+text         2   1.0 MiB  51[..] KiB   50.0 %      1 B
+
+frame  filters  content  streams     packed    ratio  blobs  first
+    0  plain    1.0 MiB  1.0 MiB    1.0 MiB  100.0 %      1  noise
+    1  plain    1.0 MiB  1.0 MiB    1.0 MiB  100.0 %      1  noise
+    2  plain    1.0 MiB  1.0 MiB  51[..] KiB   50.0 %      1  sub/a
+    3  plain        1 B      1 B        1 B  100.0 %      1  sub/b
 
 "#]]
     );
@@ -661,13 +692,13 @@ fn programs_read_json_as_its_schema_says() {
         let rows = rows.as_array().unwrap().iter();
         rows.map(|row| row[name].as_u64().unwrap()).sum()
     };
-    for rows in ["frames", "codecs"] {
-        assert_eq!(sum(&stat[rows], "unpacked_size"), stat["content_size"]);
+    assert_eq!(sum(&stat["filters"], "unpacked_size"), stat["content_size"]);
+    for (streams, frames) in [
+        ("packed_size", "packed_size"),
+        ("unpacked_size", "streams_size"),
+    ] {
+        assert_eq!(sum(&stat["streams"], streams), sum(&stat["frames"], frames));
     }
-    assert_eq!(
-        sum(&stat["codecs"], "packed_size"),
-        sum(&stat["frames"], "packed_size")
-    );
     assert_eq!(sum(&list["entries"], "size"), total);
     let shares = sum(&list["entries"], "packed_size");
     let frames = sum(&stat["frames"], "packed_size");

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::function::{Ran, run};
 use crate::trees::{noise, text};
 
-/// A directory to pack, of five frames.
+/// A directory to pack, of eleven frames: of text one for each MiB, of noise too.
 fn place() -> TempDir {
     let place = tempfile::tempdir().unwrap();
     fs::create_dir(place.path().join("in")).unwrap();
@@ -72,9 +72,9 @@ fn what_is_packed_again_is_the_same_and_only_what_changed_is_compressed() {
     let (_, _, without) = try_pack(&place, &["--no-cache"]);
     assert!(!place.path().join("cache").exists());
     let (hits, frames, first) = try_pack(&place, &[]);
-    assert_eq!((hits, frames), (0, 5));
+    assert_eq!((hits, frames), (0, 11));
     let (hits, _, second) = try_pack(&place, &["--threads", "1"]);
-    assert_eq!(hits, 5);
+    assert_eq!(hits, 11);
     assert!(first == without && second == without);
 
     // Another level is another frame.
@@ -85,7 +85,7 @@ fn what_is_packed_again_is_the_same_and_only_what_changed_is_compressed() {
 
     fs::write(place.path().join("in/1"), text(3 << 20, 9)).unwrap();
     let (hits, _, changed) = try_pack(&place, &[]);
-    assert_eq!(hits, 4);
+    assert_eq!(hits, 8);
     assert!(changed == try_pack(&place, &["--no-cache"]).2);
 }
 
@@ -94,7 +94,7 @@ fn damaged_entries_are_made_again() {
     let place = place();
     let first = try_pack(&place, &[]).2;
     let entries = entries(place.path());
-    assert_eq!(entries.len(), 5);
+    assert_eq!(entries.len(), 11);
     for (n, path) in entries.iter().enumerate() {
         let mut bytes = fs::read(path).unwrap();
         match n {
@@ -108,7 +108,7 @@ fn damaged_entries_are_made_again() {
     assert_eq!(hits, 0);
     assert!(second == first);
     let (hits, _, third) = try_pack(&place, &[]);
-    assert_eq!(hits, 5);
+    assert_eq!(hits, 11);
     assert!(third == first);
 }
 

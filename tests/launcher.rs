@@ -39,7 +39,7 @@ static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
     fs::read(output).unwrap()
 });
 
-/// 66 MiB: large files, small ones, links, in some twenty frames.
+/// 66 MiB: large files, small ones, links, in some seventy frames.
 static LARGE: LazyLock<Vec<File>> = LazyLock::new(|| {
     let mut files = vec![program()];
     for n in 0..3 {

@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("limits", &[]),
     ("output", &["cli", "pack", "report"]),
-    ("pack", &["error", "event", "plan", "tree"]),
+    ("pack", &["elf", "error", "event", "plan", "tree"]),
     ("plan", &["config", "limits"]),
     (
         "report",

@@ -22,8 +22,8 @@ pub enum Kind {
     Packed,
     /// Bytes that compressed streams unpack to.
     Unpacked,
-    /// Bytes of x86-64 code.
-    X86,
+    /// Bytes of machine code.
+    Code,
     /// Bytes of exception tables.
     Exceptions,
     /// Bytes of tables and numbers.
@@ -65,7 +65,7 @@ pub const COSTS: [Cost; KINDS] = [
     cost(Kind::Stored, "stored: read, digested, copied", 800),
     cost(Kind::Packed, "compressed: read, digested, decoded", 3_000),
     cost(Kind::Unpacked, "compressed: what it unpacks to", 400),
-    cost(Kind::X86, "x86-64 code put together", 2_300),
+    cost(Kind::Code, "machine code put together", 2_300),
     cost(Kind::Exceptions, "exception tables put together", 4_000),
     cost(Kind::Planes, "tables and numbers put together", 200),
     cost(Kind::Written, "written", 350),
@@ -109,7 +109,7 @@ impl Work {
             for piece in pieces {
                 let size = u64::from(piece.size);
                 match piece.filter {
-                    Filter::X86 => work.add(Kind::X86, size),
+                    Filter::X86 | Filter::Arm64 => work.add(Kind::Code, size),
                     Filter::EhFrame | Filter::EhFrameHdr => work.add(Kind::Exceptions, size),
                     Filter::Planes => work.add(Kind::Planes, size),
                     Filter::Plain | Filter::Hole => {}

@@ -85,7 +85,7 @@
 //!
 //! An archive travels with the launcher it was made for, so versions need no compatibility: a reader refuses every
 //! version but its own. Limits: 2^22 entries, blobs, pieces, frames and streams each, an index of 1 GiB, streams of
-//! 128 MiB in a frame.
+//! 128 MiB in a frame, 1 TiB of content (holes make that cheap to say).
 //!
 //! ## Why so
 //!
@@ -117,6 +117,8 @@ pub const MAX_COUNT: u32 = 1 << 22;
 pub const MAX_INDEX_SIZE: u64 = 1 << 30;
 /// Most bytes that the streams of a frame unpack to.
 pub const MAX_FRAME: u32 = 1 << 27;
+/// Most bytes of content.
+pub const MAX_CONTENT: u64 = 1 << 40;
 /// Longest path, in bytes (below PATH_MAX with room for the root).
 pub const MAX_PATH: usize = 4_000;
 /// Longest path component, in bytes (NAME_MAX).
@@ -433,16 +435,18 @@ mod tests {
     #[test]
     fn a_header_is_its_own_digest() {
         let header = Header {
-            block_log2: 22,
             index_packed: 1,
             index_unpacked: 2,
             frames_packed: 3,
             content_size: 4,
             entries: 5,
             blobs: 6,
-            frames: 7,
-            launch_size: 8,
-            index_digest: [9; 32],
+            pieces: 7,
+            frames: 8,
+            streams: 9,
+            frame_limit: 10,
+            launch_size: 11,
+            index_digest: [12; 32],
         };
         let other = Header {
             entries: 6,

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::filter::{self, Filter};
 use crate::format::{
     self, BLOB_SIZE, Blob, Codec, Digest, ENTRY_SIZE, FLAG_LAZY, FRAME_SIZE, Frame, HEADER_SIZE,
-    Header, Kind, MAGIC, MAX_COUNT, MAX_FRAME, MAX_INDEX_SIZE, PIECE_SIZE, Piece, STREAM_SIZE,
+    Header, Kind, MAGIC, MAX_CONTENT, MAX_COUNT, MAX_FRAME, MAX_INDEX_SIZE, PIECE_SIZE, Piece, STREAM_SIZE,
     Stream, VERSION,
 };
 use alloc::vec::Vec;
@@ -105,6 +105,9 @@ pub fn read_header(bytes: &[u8; HEADER_SIZE]) -> Result<Header> {
     }
     if header.frame_limit > MAX_FRAME {
         return Err(Error::Malformed("frame size out of range"));
+    }
+    if header.content_size > MAX_CONTENT {
+        return Err(Error::Malformed("content size out of range"));
     }
     let counts = [
         header.entries,
@@ -318,7 +321,7 @@ fn frame_offsets(
     streams: &[Stream],
 ) -> Result<Vec<(u64, usize)>> {
     let start = HEADER_SIZE as u64 + header.index_packed;
-    let (mut at, mut first) = (start, 0usize);
+    let (mut at, mut first, mut largest) = (start, 0usize, 0);
     let mut offsets = Vec::with_capacity(frames.len() + 1);
     offsets.push((at, first));
     for frame in frames {
@@ -330,6 +333,7 @@ fn frame_offsets(
         if streams.is_empty() || unpacked > header.frame_limit.into() {
             return Err(Error::Malformed("frame size out of range"));
         }
+        largest = largest.max(unpacked);
         if !streams.is_sorted_by(|a, b| a.number < b.number) {
             return Err(Error::Malformed("a frame's streams are not in order"));
         }
@@ -339,6 +343,9 @@ fn frame_offsets(
     }
     if at - start != header.frames_packed || first != streams.len() {
         return Err(Error::Malformed("the frames do not add up to their size"));
+    }
+    if largest != u64::from(header.frame_limit) {
+        return Err(Error::Malformed("frame size out of range"));
     }
     Ok(offsets)
 }

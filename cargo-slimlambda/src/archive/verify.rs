@@ -1,7 +1,9 @@
 //! Archive → what of it is damaged: every frame and every blob against its digest, on all cores.
 //!
-//! A file whose pieces lie in several frames is put together in memory before it is hashed: at most, that is all of the content.
+//! A file whose pieces lie in several frames is kept in memory before it is hashed: at most, that is all of the content
+//! but its holes.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -65,7 +67,8 @@ struct Files(Vec<Mutex<File>>);
 
 #[derive(Default)]
 struct File {
-    content: Vec<u8>,
+    /// By offset.
+    pieces: BTreeMap<u64, Vec<u8>>,
     /// Bytes that are still to come.
     missing: u64,
     intact: bool,
@@ -77,7 +80,7 @@ impl Files {
             .blobs()
             .iter()
             .map(|blob| File {
-                content: Vec::new(),
+                pieces: BTreeMap::new(),
                 missing: blob.size,
                 intact: blob.size == 0 && blob.digest == format::digest(&[]),
             })
@@ -90,7 +93,7 @@ impl Files {
         // Nothing but holes: no frame will come.
         for (file, blob) in files.iter_mut().zip(archive.blobs()) {
             if file.missing == 0 && blob.size > 0 {
-                file.intact = zeros(blob.size) == blob.digest;
+                file.intact = digest(blob.size, &file.pieces) == blob.digest;
             }
         }
         Files(files.into_iter().map(Mutex::new).collect())
@@ -104,12 +107,10 @@ impl Files {
             file.intact = format::digest(bytes) == blob.digest;
             return;
         }
-        let offset = piece.offset as usize;
-        file.content.resize(blob.size as usize, 0);
-        file.content[offset..offset + bytes.len()].copy_from_slice(bytes);
+        file.pieces.insert(piece.offset, bytes.to_vec());
         if file.missing == 0 {
-            let content = std::mem::take(&mut file.content);
-            file.intact = format::digest(&content) == blob.digest;
+            let pieces = std::mem::take(&mut file.pieces);
+            file.intact = digest(blob.size, &pieces) == blob.digest;
         }
     }
 
@@ -120,15 +121,20 @@ impl Files {
     }
 }
 
-/// The digest of so many zeros.
-fn zeros(size: u64) -> Digest {
-    let block = [0; 1 << 16];
+/// The digest of so many bytes: these pieces, and zeros where there is none.
+fn digest(size: u64, pieces: &BTreeMap<u64, Vec<u8>>) -> Digest {
+    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     let mut hasher = blake3::Hasher::new();
-    let mut left = size;
-    while left > 0 {
-        let now = left.min(block.len() as u64);
-        hasher.update(&block[..now as usize]);
-        left -= now;
+    let mut at = 0;
+    let end: (&u64, &Vec<u8>) = (&size, &Vec::new());
+    for (offset, bytes) in pieces.iter().chain([end]) {
+        while at < *offset {
+            let zeros = ZEROS.len().min((offset - at) as usize);
+            hasher.update(&ZEROS[..zeros]);
+            at += zeros as u64;
+        }
+        hasher.update(bytes);
+        at += bytes.len() as u64;
     }
     *hasher.finalize().as_bytes()
 }

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use runtime_unpack::filter::Filter;
 use runtime_unpack::format::{self, Blob, Digest, HEADER_SIZE, Header, Kind, Piece};
 use runtime_unpack::launch::Launch;
+use runtime_unpack::reader;
 
 use super::cache::Cache;
 use super::frame;
@@ -119,6 +120,8 @@ pub fn pack(
         launch_size: count(launch.len())?,
         index_digest: format::digest(&index_packed),
     };
+    // What no launcher would take is not to be written: too many files, say.
+    reader::read_header(&header.encode()).context("the archive is larger than its format allows")?;
     let mut bytes =
         Vec::with_capacity(HEADER_SIZE + index_packed.len() + header.frames_packed as usize);
     bytes.extend_from_slice(&header.encode());
@@ -351,10 +354,10 @@ fn pieces(parts: &[Vec<Part>], frames: &[Vec<Member>], packed: &[frame::Packed])
     pieces
 }
 
-/// Neighbours that became plain bytes of one stream and frame are one piece.
+/// Neighbours that became plain bytes of one stream and frame are one piece, and so are holes.
 fn join(pieces: &mut Vec<Piece>) {
     pieces.dedup_by(|next, last| {
-        let same = next.filter == Filter::Plain
+        let same = matches!(next.filter, Filter::Plain | Filter::Hole)
             && (last.filter, last.param, last.frame) == (next.filter, next.param, next.frame);
         let sum = last.size.checked_add(next.size).filter(|_| same);
         if let Some(sum) = sum {

@@ -67,6 +67,9 @@ const BLOCK: usize = 1 << 12;
 /// Most bytes of a plain part: frames are cut between parts.
 const MOST: usize = 1 << 20;
 
+/// Most bytes of `.eh_frame`: all of a file's is in one frame. (TensorFlow 1.12 has 6.7 MiB.)
+const MOST_EXCEPTIONS: usize = 32 << 20;
+
 /// The parts of a file, from its first byte to its last.
 pub fn parts(bytes: &[u8]) -> Vec<Part> {
     let whole = match Image::parse(bytes) {
@@ -221,6 +224,9 @@ fn cut(range: Range<usize>, class: Class, filter: Filter, param: u32, stride: us
 fn eh_frame(image: &Image<'_>, range: Range<usize>, address: u32) -> Option<Vec<Part>> {
     let most = Filter::EhFrame.max_piece() as usize;
     let bytes = &image.bytes[range.clone()];
+    if bytes.len() > MOST_EXCEPTIONS {
+        return None;
+    }
     let (mut start, mut at) = (0, 0);
     let mut parts: Vec<Part> = Vec::new();
     let mut push = |start: usize, end: usize| {

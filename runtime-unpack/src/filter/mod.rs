@@ -182,6 +182,9 @@ impl<'a> Decoder<'a> {
         'a: 's,
     {
         let param = piece.param;
+        if !piece.filter.takes(param) {
+            return Err(Malformed);
+        }
         match piece.filter {
             Filter::Hole => Err(Malformed),
             Filter::Plain => self.take(param as u8, size),
