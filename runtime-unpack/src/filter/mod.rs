@@ -192,7 +192,11 @@ impl<'a> Decoder<'a> {
                 let layout = planes::Layout::from_param(param).ok_or(Malformed)?;
                 let stream = if layout.floats { FLOATS } else { TABLES };
                 let out = room(&mut scratch.piece, size);
-                planes::decode(layout, |plane, size| self.take(stream + plane as u8, size), out)?;
+                planes::decode(
+                    layout,
+                    |plane, size| self.take(stream + plane as u8, size),
+                    out,
+                )?;
                 Ok(out)
             }
             Filter::X86 => {
@@ -403,7 +407,8 @@ impl core::hash::Hasher for Fold {
 
     fn write_u64(&mut self, value: u64) {
         const MULTIPLIER: u128 = 0x9e37_79b9_7f4a_7c15;
-        let product = u128::from(self.0.rotate_left(23) ^ value ^ 0x243f_6a88_85a3_08d3) * MULTIPLIER;
+        let product =
+            u128::from(self.0.rotate_left(23) ^ value ^ 0x243f_6a88_85a3_08d3) * MULTIPLIER;
         self.0 = (product >> 64) as u64 ^ product as u64;
     }
 
@@ -416,27 +421,84 @@ impl core::hash::Hasher for Fold {
 /// What a stream holds, for people.
 pub fn stream_name(number: u8) -> &'static str {
     const PLAIN_NAMES: [&str; 13] = [
-        "data", "text", "names", "read-only data", "exception tables", "debug information", "packed", "other",
-        "tables", "floats plane 0", "floats plane 1", "floats plane 2", "floats plane 3",
+        "data",
+        "text",
+        "names",
+        "read-only data",
+        "exception tables",
+        "debug information",
+        "packed",
+        "other",
+        "tables",
+        "floats plane 0",
+        "floats plane 1",
+        "floats plane 2",
+        "floats plane 3",
     ];
     const X86_NAMES: [&str; X86_STREAMS as usize] = [
-        "x86 dictionary", "x86 heads", "x86 bytes", "x86 plain", "x86 short jumps",
-        "x86 jumps high", "x86 jumps low", "x86 branches high", "x86 branches low", "x86 disp32", "x86 disp32 misses",
-        "x86 stack disp32", "x86 stack disp32 misses", "x86 imm32", "x86 imm32 misses", "x86 rip", "x86 rip misses",
-        "x86 calls", "x86 calls misses",
+        "x86 dictionary",
+        "x86 heads",
+        "x86 bytes",
+        "x86 plain",
+        "x86 short jumps",
+        "x86 jumps high",
+        "x86 jumps low",
+        "x86 branches high",
+        "x86 branches low",
+        "x86 disp32",
+        "x86 disp32 misses",
+        "x86 stack disp32",
+        "x86 stack disp32 misses",
+        "x86 imm32",
+        "x86 imm32 misses",
+        "x86 rip",
+        "x86 rip misses",
+        "x86 calls",
+        "x86 calls misses",
     ];
     const ARM64_NAMES: [&str; ARM64_STREAMS as usize] = [
-        "arm64 dictionary", "arm64 heads", "arm64 rare heads", "arm64 unknown heads", "arm64 registers",
-        "arm64 vector registers", "arm64 odd bytes",
-        "arm64 calls", "arm64 calls misses", "arm64 addresses", "arm64 addresses misses", "arm64 jumps",
-        "arm64 jumps misses", "arm64 branches", "arm64 branches misses", "arm64 add", "arm64 add misses",
-        "arm64 stack add", "arm64 stack add misses", "arm64 load", "arm64 load misses", "arm64 stack load",
-        "arm64 stack load misses", "arm64 pair", "arm64 pair misses", "arm64 stack pair",
+        "arm64 dictionary",
+        "arm64 heads",
+        "arm64 rare heads",
+        "arm64 unknown heads",
+        "arm64 registers",
+        "arm64 vector registers",
+        "arm64 odd bytes",
+        "arm64 calls",
+        "arm64 calls misses",
+        "arm64 addresses",
+        "arm64 addresses misses",
+        "arm64 jumps",
+        "arm64 jumps misses",
+        "arm64 branches",
+        "arm64 branches misses",
+        "arm64 add",
+        "arm64 add misses",
+        "arm64 stack add",
+        "arm64 stack add misses",
+        "arm64 load",
+        "arm64 load misses",
+        "arm64 stack load",
+        "arm64 stack load misses",
+        "arm64 pair",
+        "arm64 pair misses",
+        "arm64 stack pair",
         "arm64 stack pair misses",
     ];
     const EH_FRAME_NAMES: [&str; EH_FRAME_STREAMS as usize] = [
-        "eh dictionary", "eh kinds", "eh programs", "eh lengths", "eh lengths misses", "eh older", "eh older misses",
-        "eh begins", "eh begins misses", "eh ranges", "eh ranges misses", "eh lsdas", "eh lsdas misses",
+        "eh dictionary",
+        "eh kinds",
+        "eh programs",
+        "eh lengths",
+        "eh lengths misses",
+        "eh older",
+        "eh older misses",
+        "eh begins",
+        "eh begins misses",
+        "eh ranges",
+        "eh ranges misses",
+        "eh lsdas",
+        "eh lsdas misses",
     ];
     let name = match number {
         EH_FRAME.. => EH_FRAME_NAMES.get(usize::from(number - EH_FRAME)),

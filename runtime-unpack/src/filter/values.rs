@@ -85,13 +85,19 @@ impl Values {
 
     #[inline(always)]
     pub(super) fn next(&mut self, buffer: &[u8]) -> Result<u32, Malformed> {
-        let [first, second] = *buffer.get(self.tokens..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+        let [first, second] = *buffer
+            .get(self.tokens..)
+            .and_then(|b| b.first_chunk())
+            .ok_or(Malformed)?;
         if first >= THREE {
             if first != ESCAPE {
                 return Err(Malformed);
             }
             self.tokens += 1;
-            let value = buffer.get(self.misses..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+            let value = buffer
+                .get(self.misses..)
+                .and_then(|b| b.first_chunk())
+                .ok_or(Malformed)?;
             self.misses += 4;
             return Ok(u32::from_be_bytes(*value));
         }
