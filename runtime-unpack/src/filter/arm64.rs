@@ -765,6 +765,7 @@ fn zigzag(value: u32) -> u32 {
 }
 
 #[cfg(all(test, feature = "pack"))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::{self as filter, Filter, Piece, Scratch};
     use super::*;
