@@ -345,7 +345,7 @@ const SAMPLE: usize = 1 << 16;
 /// or four places are much more predictable than the others.
 fn floats(window: &[u8]) -> Option<(usize, planes::Layout)> {
     // From the middle: what is at the begin may be a header.
-    let middle = window.len().saturating_sub(SAMPLE) / 2 & !3;
+    let middle = (window.len().saturating_sub(SAMPLE) / 2) & !3;
     let sample = &window[middle..window.len().min(middle + SAMPLE)];
     if sample.len() < SAMPLE {
         return None;
