@@ -123,7 +123,7 @@ impl Files {
 
 /// The digest of so many bytes: these pieces, and zeros where there is none.
 fn digest(size: u64, pieces: &BTreeMap<u64, Vec<u8>>) -> Digest {
-    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;
     let end: (&u64, &Vec<u8>) = (&size, &Vec::new());
