@@ -293,8 +293,8 @@ fn a_cpp_library_uses_the_runtimes_own() {
 fn what_does_not_fit_is_sideloaded_biggest_win_first() {
     let files = tempfile::tempdir().unwrap();
     for (name, mib) in [("small", 100), ("large", 500)] {
-        // Not zeros, which take no space.
-        fs::write(files.path().join(name), vec![b'x'; mib << 20]).unwrap();
+        // No zeros: they would take no room in /tmp.
+        fs::write(files.path().join(name), vec![b'0'; mib << 20]).unwrap();
     }
     let handler = "|_: &str| {\n        \
          let tree = std::env::var(\"SLIMLAMBDA_TREE\").unwrap();\n        \

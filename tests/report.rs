@@ -57,12 +57,43 @@ fn people_read_what_went_where_and_what_to_set() {
   bootstrap                           [..] KiB              package (launcher)
   total                     6.5 MiB     6.7 MiB       [..] B
 
-  zipped     [..] KiB of  50.0 MiB for direct upload ([..] %)
-  unzipped   [..] KiB of 250.0 MiB ([..] %)
-  /tmp         6.0 MiB of 512.0 MiB with the setting below (1.2 %)
-  set       EphemeralStorage 512 MB, Lambda's default · MemorySize 256 MB · Timeout 20 s
+  zipped      [..] KiB of  50.0 MiB for direct upload ([..] %)
+  unzipped    [..] KiB of 250.0 MiB ([..] %)
+  /tmp          6.0 MiB of 512.0 MiB with the setting below (1.2 %)
+  set        EphemeralStorage 512 MB, Lambda's default · MemorySize 256 MB · Timeout 20 s
+  cold start about [..] ms to unpack 3.0 MiB at 256 MB (0.14 vCPU); [..] at 1769 MB, or if Init is lent a vCPU
+note: everything would fit uncompressed, and each cold start be [..] ms shorter: `placement = "auto"`
 
 "#]]
+    );
+}
+
+/// The line about the cold start.
+fn cold_start(ran: &Ran) -> &str {
+    let mut lines = ran.stderr.lines().map(str::trim);
+    lines
+        .find(|line| line.starts_with("cold start"))
+        .expect("every package has one")
+}
+
+#[test]
+fn a_start_with_nothing_to_unpack_says_why() {
+    let function = function("unpacked", "", "|event: &str| Ok(event.to_owned())");
+    let ran = function.build(&[]);
+    assert_eq!(
+        cold_start(&ran),
+        "cold start fits unpacked: nothing to unpack at start"
+    );
+    assert_eq!(function.report()["estimate"]["cpu_us"], 0);
+
+    function.write("model", &"0".repeat(1 << 20));
+    let lazy = "[package.metadata.slimlambda]\nassets = [{ source = \"model\", lazy = true, placement = \"sideload\" }]\n";
+    let manifest = fs::read_to_string(function.directory.join("Cargo.toml")).unwrap();
+    function.write("Cargo.toml", &(manifest + lazy));
+    let ran = function.build(&[]);
+    assert_eq!(
+        cold_start(&ran),
+        "cold start nothing to unpack before the first use"
     );
 }
 
@@ -111,6 +142,16 @@ fn programs_read_json_as_its_schema_says() {
         assert_eq!(output["size"], fs::metadata(path).unwrap().len(), "{path}");
     }
     assert_eq!(*report, function.report(), "the one that is kept");
+    // What is lazy is not unpacked at start.
+    let estimate = &report["estimate"];
+    assert_eq!(estimate["unpacked_size"], 3 << 20);
+    let memory: Vec<&Value> = estimate["at"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|at| &at["memory"])
+        .collect();
+    assert_eq!(memory, [256, 1769]);
 
     function.build(&["--output-format", "binary"]);
     let files = function.outputs();

@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["cli", "error", "limits"]),
     ("elf", &[]),
     ("error", &[]),
+    ("estimate", &["limits"]),
     ("event", &[]),
     (
         "invoke",
@@ -34,7 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "report",
         &[
-            "cargo", "cli", "config", "elf", "error", "event", "limits", "pack", "plan", "tree",
+            "cargo", "cli", "config", "elf", "error", "estimate", "event", "limits", "pack",
+            "plan", "tree",
         ],
     ),
     ("sandbox", &["elf", "error", "event", "limits"]),

@@ -25,12 +25,20 @@ fn main() -> anyhow::Result<()> {
     let (mut level, mut directory) = (19, None);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--level" => level = arguments.next().context("`--level` wants a number")?.parse()?,
+            "--level" => {
+                level = arguments
+                    .next()
+                    .context("`--level` wants a number")?
+                    .parse()?
+            }
             _ => directory = Some(PathBuf::from(argument)),
         }
     }
     let mut files = Vec::new();
-    read(&directory.context("usage: filters [--level N] DIR")?, &mut files)?;
+    read(
+        &directory.context("usage: filters [--level N] DIR")?,
+        &mut files,
+    )?;
     let parts: Vec<_> = files.par_iter().map(|file| segment::parts(file)).collect();
     let mut inputs: BTreeMap<Filter, Vec<Input<'_>>> = BTreeMap::new();
     for (blob, (file, parts)) in files.iter().zip(&parts).enumerate() {
@@ -49,7 +57,9 @@ fn main() -> anyhow::Result<()> {
             });
         }
     }
-    println!("| filter | content | plain | filtered | gain | streams MB/s | pieces MB/s |\n|---|---|---|---|---|---|---|");
+    println!(
+        "| filter | content | plain | filtered | gain | streams MB/s | pieces MB/s |\n|---|---|---|---|---|---|---|"
+    );
     for (filter, inputs) in inputs {
         let frames = frames(inputs);
         let content: usize = frames.iter().flatten().map(|input| input.bytes.len()).sum();
@@ -101,7 +111,10 @@ fn frames(inputs: Vec<Input<'_>>) -> Vec<Vec<Input<'_>>> {
     for file in inputs.chunk_by(|a, b| a.blob == b.blob || a.filter == Filter::X86) {
         for input in file {
             let tied = matches!(input.filter, Filter::EhFrame | Filter::EhFrameHdr);
-            let new = frames.last().and_then(|frame| frame.last()).is_none_or(|last| last.blob != input.blob);
+            let new = frames
+                .last()
+                .and_then(|frame| frame.last())
+                .is_none_or(|last| last.blob != input.blob);
             if filled.saturating_add(input.bytes.len()) > FRAME && (new || !tied) {
                 frames.push(Vec::new());
                 filled = 0;
@@ -116,7 +129,10 @@ fn frames(inputs: Vec<Input<'_>>) -> Vec<Vec<Input<'_>>> {
 }
 
 fn pack(frames: &[Vec<Input<'_>>], level: i32) -> anyhow::Result<Vec<Packed>> {
-    frames.par_iter().map(|inputs| frame::pack(inputs, level, None)).collect()
+    frames
+        .par_iter()
+        .map(|inputs| frame::pack(inputs, level, None))
+        .collect()
 }
 
 fn size(frames: &[Packed]) -> usize {
@@ -131,22 +147,38 @@ fn speeds(frames: &[Vec<Input<'_>>], packed: &[Packed]) -> anyhow::Result<[f64; 
         let (mut sums, mut scratch) = ([0.0; 2], Scratch::default());
         let mut buffer = Vec::new();
         for (inputs, packed) in frames.iter().zip(packed) {
-            let pieces = inputs.iter().zip(&packed.filters).map(|(input, (filter, param))| Placed {
-                blob: input.blob,
-                offset: input.offset,
-                size: input.bytes.len() as u32,
-                filter: *filter,
-                param: *param,
-            });
+            let pieces = inputs
+                .iter()
+                .zip(&packed.filters)
+                .map(|(input, (filter, param))| Placed {
+                    blob: input.blob,
+                    offset: input.offset,
+                    size: input.bytes.len() as u32,
+                    filter: *filter,
+                    param: *param,
+                });
             let mut pieces: Vec<Placed> = pieces.collect();
             pieces.sort_by_key(|piece| (piece.blob, piece.filter.is_derived()));
             let begin = processor_seconds()?;
-            reader::decode_streams(0, &packed.record(), &packed.streams, &packed.bytes, &mut buffer)?;
+            reader::decode_streams(
+                0,
+                &packed.record(),
+                &packed.streams,
+                &packed.bytes,
+                &mut buffer,
+            )?;
             let middle = processor_seconds()?;
-            reader::decode_pieces(0, &packed.streams, &buffer, &pieces, &mut scratch, |_, bytes| {
-                black_box(bytes);
-                Ok(())
-            })?;
+            reader::decode_pieces(
+                0,
+                &packed.streams,
+                &buffer,
+                &pieces,
+                &mut scratch,
+                |_, bytes| {
+                    black_box(bytes);
+                    Ok(())
+                },
+            )?;
             sums[0] += middle - begin;
             sums[1] += processor_seconds()? - middle;
         }

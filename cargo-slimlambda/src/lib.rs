@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod elf;
 pub mod error;
+pub mod estimate;
 pub mod event;
 mod invoke;
 pub mod limits;
@@ -20,11 +21,15 @@ pub mod report;
 pub mod sandbox;
 pub mod tree;
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use glob::Pattern;
 use rayon::prelude::*;
+use runtime_unpack::format::FILE_NAME;
+use runtime_unpack::launch::Launch;
 use typed_arena::Arena;
 
 use assets::Asset;
@@ -37,7 +42,9 @@ use elf::image::{Image, ImageError, Machine};
 use elf::needed::{self, SearchPath};
 use elf::{dlopen, explain, runtime, strip};
 use error::gate;
+use estimate::Work;
 use event::{Event, Sink};
+use pack::archive::{Input, InputContent};
 use pack::cache::Cache;
 use plan::Place;
 use report::Report;
@@ -243,9 +250,14 @@ fn make(
             limits::UNZIPPED.value
         )));
     }
+    let start = start(&packed)?;
+    if let Some(warning) = estimate::warning(&start, config.memory) {
+        sink(Event::Warning(&warning));
+    }
     let report = report::report(&report::Facts {
         artifact,
         config,
+        start: &start,
         runtime: runtime.name,
         machine,
         items: &items,
@@ -531,29 +543,88 @@ fn place(items: &[Item], config: &Config, sink: Sink<'_>) -> anyhow::Result<plan
             what: &format!("what {all} bytes would pack to"),
         });
     }
-    let candidates = items
+    let unit = |number: usize| {
+        items[number]
+            .asset
+            .map_or(number, |asset| items.len() + asset)
+    };
+    let mut candidates: Vec<plan::Candidate> = items
         .iter()
         .enumerate()
-        .map(|(number, item)| {
-            let packed = match measure {
-                true => pack::archive::estimate(item.bytes())?,
-                false => item.size(),
-            };
-            Ok(plan::Candidate {
-                dest: item.dest.clone(),
-                size: item.size(),
-                packed,
-                placement: item.placement,
-                lazy: item.lazy,
-                library: item.role == Role::Library,
-                unit: item.asset.map_or(number, |asset| items.len() + asset),
-                follows: tree::pointed_at(items, number),
-            })
+        .map(|(number, item)| plan::Candidate {
+            dest: item.dest.clone(),
+            size: item.size(),
+            packed: item.size(),
+            cost: Duration::ZERO,
+            placement: item.placement,
+            lazy: item.lazy,
+            library: item.role == Role::Library,
+            unit: unit(number),
+            follows: tree::pointed_at(items, number),
         })
-        .collect::<anyhow::Result<Vec<_>>>()?;
+        .collect();
+    if measure {
+        let mut units: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (number, item) in items.iter().enumerate() {
+            // A symlink goes where its target goes, whatever that costs.
+            if let Content::File(_) = item.content {
+                units.entry(unit(number)).or_default().push(number);
+            }
+        }
+        for files in units.values() {
+            for (number, packed, cost) in measured(items, files)? {
+                (candidates[number].packed, candidates[number].cost) = (packed, cost);
+            }
+        }
+    }
     let budget = plan::Budget {
         launcher: pack::LAUNCHER_SIZE,
         ephemeral_storage: config.ephemeral_storage,
     };
     Ok(plan::plan(&candidates, budget)?)
+}
+
+/// What files that go to one place would take packed together, quickly measured at a low level, and what unpacking would cost:
+/// for each its bytes and its share of the time.
+fn measured(items: &[Item], files: &[usize]) -> anyhow::Result<Vec<(usize, u64, Duration)>> {
+    const LEVEL: i32 = 3;
+    let inputs: Vec<Input<'_>> = files
+        .iter()
+        .map(|number| Input {
+            path: &items[*number].dest,
+            mode: items[*number].mode,
+            lazy: false,
+            content: InputContent::File(items[*number].bytes()),
+        })
+        .collect();
+    let packed = pack::archive::pack(&inputs, &Launch::default(), LEVEL, None, &|_| {})?;
+    let cost = Work::of(&estimate::read(&packed.bytes)?, |_| true)
+        .cpu()
+        .as_nanos();
+    let total: u64 = files.iter().map(|number| items[*number].size()).sum();
+    let shares = files
+        .iter()
+        .zip(packed.packed_sizes)
+        .map(|(number, packed)| {
+            let size = items[*number].size();
+            let share = cost * u128::from(size) / u128::from(total.max(1));
+            (
+                *number,
+                packed.min(size),
+                Duration::from_nanos(share as u64),
+            )
+        });
+    Ok(shares.collect())
+}
+
+/// What the launcher has to do before the function starts.
+fn start(packed: &pack::Packed) -> anyhow::Result<Work> {
+    let archive = packed.files.iter().find(|file| file.path == FILE_NAME);
+    match archive.map(|file| &file.content) {
+        Some(pack::FileContent::File(bytes)) => {
+            let archive = estimate::read(bytes)?;
+            Ok(Work::of(&archive, |entry| !archive.entry(entry).lazy))
+        }
+        _ => Ok(Work::default()),
+    }
 }

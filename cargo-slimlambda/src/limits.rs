@@ -73,6 +73,20 @@ pub const MEMORY_MAX: Limit = Limit {
     source: "https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html",
 };
 
+/// Memory that stands for the time of one vCPU; for more or less memory it is more or less time, in proportion.
+///
+/// That is what an invocation has, a start under provisioned concurrency, and one after a crash. At other starts Lambda lends the Init
+/// phase more, which its own projects call "burst CPU"
+/// (<https://awslabs.github.io/aws-lambda-web-adapter/configuration/async-init.html>) and no page promises; others saw one vCPU, whatever
+/// the memory (<https://github.com/DataDog/datadog-lambda-extension/pull/700>), or two
+/// (<https://lucvandonkersgoed.com/2022/04/08/lambda-cold-starts-and-bootstrap-code/>).
+pub const VCPU: Limit = Limit {
+    name: "vcpu",
+    what: "function memory that stands for one vCPU",
+    value: 1_769 * MIB,
+    source: "https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html",
+};
+
 /// Longest time a function may be given, in seconds.
 pub const TIMEOUT_MAX: Limit = Limit {
     name: "timeout-max",
@@ -130,9 +144,8 @@ pub const LAYERS: Limit = Limit {
     source: "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html",
 };
 
-/// Cores that a function sees: up to this much memory (MiB), so many. 1,769 MB stand for one vCPU's
-/// *time* (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>); the number of
-/// cores was read out of functions of every size: <https://github.com/rwnx/lambda-cpuinfo>.
+/// Cores that a function sees: up to this much memory (MiB), so many. How much time it has on them is [`VCPU`]'s to
+/// say; the number was read out of functions of every size: <https://github.com/rwnx/lambda-cpuinfo>.
 pub const CORES: &[(u32, usize)] = &[
     (3_008, 2),
     (5_307, 3),
@@ -147,9 +160,34 @@ pub fn cores(memory_mib: u32) -> usize {
     row.map_or(6, |(_, cores)| *cores)
 }
 
+/// Time on its cores that a function with so much memory (MiB) has: thousandths of a vCPU.
+pub fn vcpu_thousandths(memory_mib: u32) -> u32 {
+    let share = u64::from(memory_mib) * 1000 / u64::from(VCPU.mib());
+    (share as u32).min(cores(memory_mib) as u32 * 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_function_has_the_share_of_its_memory() {
+        for (memory, expected) in [
+            (128, 72),
+            (256, 144),
+            (1_024, 578),
+            (1_769, 1_000),
+            (3_008, 1_700),
+            (3_538, 2_000),
+            (5_307, 3_000),
+            (8_845, 5_000),
+            // Lambda's page says six; 10,240 / 1,769 is a little less.
+            (10_240, 5_788),
+        ] {
+            assert_eq!(vcpu_thousandths(memory), expected, "{memory} MiB");
+            assert!(expected <= cores(memory) as u32 * 1000, "{memory} MiB");
+        }
+    }
 
     #[test]
     fn cores_follow_memory() {

@@ -6,6 +6,7 @@ pub const SOURCE: &[(&str, &str)] = &[
     ("Cargo.lock", include_str!("../launcher.lock")),
     ("src/bin/launcher.rs", include_str!("bin/launcher.rs")),
     ("src/error.rs", include_str!("error.rs")),
+    ("src/filter/arm64.rs", include_str!("filter/arm64.rs")),
     ("src/filter/eh_frame.rs", include_str!("filter/eh_frame.rs")),
     ("src/filter/mod.rs", include_str!("filter/mod.rs")),
     ("src/filter/planes.rs", include_str!("filter/planes.rs")),

@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::filter::{self, Filter};
 use crate::format::{
     self, BLOB_SIZE, Blob, Codec, Digest, ENTRY_SIZE, FLAG_LAZY, FRAME_SIZE, Frame, HEADER_SIZE,
-    Header, Kind, MAGIC, MAX_CONTENT, MAX_COUNT, MAX_FRAME, MAX_INDEX_SIZE, PIECE_SIZE, Piece, STREAM_SIZE,
-    Stream, VERSION,
+    Header, Kind, MAGIC, MAX_CONTENT, MAX_COUNT, MAX_FRAME, MAX_INDEX_SIZE, PIECE_SIZE, Piece,
+    STREAM_SIZE, Stream, VERSION,
 };
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -227,14 +227,18 @@ fn read_piece(record: &[u8], header: &Header) -> Result<Piece> {
         return Err(Error::Malformed("reserved bytes of a piece are not zero"));
     }
     if piece.size == 0 || piece.size > filter.max_piece() || !filter.takes(piece.param) {
-        return Err(Error::Malformed("a piece's size or parameter is out of range"));
+        return Err(Error::Malformed(
+            "a piece's size or parameter is out of range",
+        ));
     }
     let frames = match filter {
         Filter::Hole => 1,
         _ => header.frames,
     };
     if piece.frame >= frames {
-        return Err(Error::Malformed("a piece lies in a frame that is not there"));
+        return Err(Error::Malformed(
+            "a piece lies in a frame that is not there",
+        ));
     }
     Ok(piece)
 }
@@ -436,7 +440,11 @@ impl Archive {
     /// Bytes that a frame takes packed, and that its streams take unpacked.
     pub fn frame_sizes(&self, frame: usize) -> (u64, u64) {
         let range = self.frame_range(frame);
-        let unpacked = self.streams(frame).iter().map(|s| u64::from(s.unpacked)).sum();
+        let unpacked = self
+            .streams(frame)
+            .iter()
+            .map(|s| u64::from(s.unpacked))
+            .sum();
         (range.end - range.start, unpacked)
     }
 

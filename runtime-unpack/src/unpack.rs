@@ -75,7 +75,10 @@ impl<'a> Selection<'a> {
         }
         let files = sizes.iter().zip(&self.by_blob);
         files
-            .map(|(size, entries)| size.next_multiple_of(4096).saturating_mul(entries.len() as u64))
+            .map(|(size, entries)| {
+                size.next_multiple_of(4096)
+                    .saturating_mul(entries.len() as u64)
+            })
             .fold(0, u64::saturating_add)
     }
 
@@ -103,7 +106,9 @@ impl<'a> Selection<'a> {
     /// As many threads as were asked for, if their frames fit into memory at once.
     fn threads(&self, asked: usize, todo: &[usize]) -> usize {
         let sizes = todo.iter().map(|frame| self.archive.frame_sizes(*frame));
-        let mut needs: Vec<u64> = sizes.map(|(packed, unpacked)| packed + unpacked + THREAD).collect();
+        let mut needs: Vec<u64> = sizes
+            .map(|(packed, unpacked)| packed + unpacked + THREAD)
+            .collect();
         needs.sort_unstable_by(|a, b| b.cmp(a));
         let fits = |threads: &usize| {
             let need: u64 = needs.iter().take(*threads).sum();

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
-use runtime_unpack::format::{self, Digest, Kind};
 use runtime_unpack::filter::{Filter, Scratch};
+use runtime_unpack::format::{self, Digest, Kind};
 use runtime_unpack::reader::{self, Archive, Placed};
 use runtime_unpack::source::ArchiveFile;
 use runtime_unpack::{Error, Result};
@@ -50,11 +50,13 @@ pub fn verify(source: &ArchiveFile) -> Result<Damage> {
         .par_iter()
         .with_max_len(1)
         .enumerate()
-        .map(|(number, pieces)| match frame(source, number, pieces, &files) {
-            Ok(()) => Ok(None),
-            Err(error @ Error::Io { .. }) => Err(error),
-            Err(error) => Ok(Some((number, error))),
-        })
+        .map(
+            |(number, pieces)| match frame(source, number, pieces, &files) {
+                Ok(()) => Ok(None),
+                Err(error @ Error::Io { .. }) => Err(error),
+                Err(error) => Ok(Some((number, error))),
+            },
+        )
         .collect::<Result<_>>()?;
     Ok(Damage {
         frames: damaged.into_iter().flatten().collect(),
@@ -101,7 +103,9 @@ impl Files {
 
     fn add(&self, archive: &Archive, piece: &Placed, bytes: &[u8]) {
         let blob = &archive.blobs()[piece.blob as usize];
-        let mut file = self.0[piece.blob as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.0[piece.blob as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         file.missing -= bytes.len() as u64;
         if bytes.len() as u64 == blob.size {
             file.intact = format::digest(bytes) == blob.digest;

@@ -81,7 +81,10 @@ pub fn pack(
 ) -> anyhow::Result<Packed> {
     let entries = entries(inputs)?;
     let (blobs, blob_of) = blobs(inputs);
-    let parts: Vec<Vec<Part>> = blobs.par_iter().map(|blob| segment::parts(blob.bytes)).collect();
+    let parts: Vec<Vec<Part>> = blobs
+        .par_iter()
+        .map(|blob| segment::parts(blob.bytes))
+        .collect();
     let total: u64 = blobs.iter().map(|blob| blob.bytes.len() as u64).sum();
     let frames = cut(&blobs, &parts, frame_size(level, total));
     let done = AtomicU64::new(0);
@@ -89,7 +92,8 @@ pub fn pack(
         .par_iter()
         .with_max_len(1)
         .map(|parts| {
-            let inputs: Vec<frame::Input<'_>> = parts.iter().map(|part| part.input(&blobs)).collect();
+            let inputs: Vec<frame::Input<'_>> =
+                parts.iter().map(|part| part.input(&blobs)).collect();
             let packed = frame::pack(&inputs, level, cache)?;
             let len: u64 = inputs.iter().map(|input| input.bytes.len() as u64).sum();
             let done = done.fetch_add(len, Ordering::Relaxed) + len;
@@ -104,7 +108,9 @@ pub fn pack(
 
     let pieces = pieces(&parts, &frames, &packed);
     let launch = launch.encode();
-    let index = index(&entries, inputs, &blobs, &blob_of, &pieces, &packed, &launch);
+    let index = index(
+        &entries, inputs, &blobs, &blob_of, &pieces, &packed, &launch,
+    );
     let index_packed = frame::zstd(&index, 19)?;
     let header = Header {
         index_packed: index_packed.len() as u64,
@@ -115,13 +121,25 @@ pub fn pack(
         blobs: count(blobs.len())?,
         pieces: count(pieces.iter().map(Vec::len).sum::<usize>())?,
         frames: count(packed.len())?,
-        streams: count(packed.iter().map(|frame| frame.streams.len()).sum::<usize>())?,
-        frame_limit: count(packed.iter().map(frame::Packed::unpacked).max().unwrap_or(0))?,
+        streams: count(
+            packed
+                .iter()
+                .map(|frame| frame.streams.len())
+                .sum::<usize>(),
+        )?,
+        frame_limit: count(
+            packed
+                .iter()
+                .map(frame::Packed::unpacked)
+                .max()
+                .unwrap_or(0),
+        )?,
         launch_size: count(launch.len())?,
         index_digest: format::digest(&index_packed),
     };
     // What no launcher would take is not to be written: too many files, say.
-    reader::read_header(&header.encode()).context("the archive is larger than its format allows")?;
+    reader::read_header(&header.encode())
+        .context("the archive is larger than its format allows")?;
     let mut bytes =
         Vec::with_capacity(HEADER_SIZE + index_packed.len() + header.frames_packed as usize);
     bytes.extend_from_slice(&header.encode());
@@ -136,25 +154,6 @@ pub fn pack(
         packed_sizes,
         frames: packed.len(),
     })
-}
-
-/// Bytes that `bytes` would take packed, quickly guessed: its streams at a low level.
-pub fn estimate(bytes: &[u8]) -> anyhow::Result<u64> {
-    const LEVEL: i32 = 3;
-    let blob = Content {
-        bytes,
-        digest: [0; 32],
-        lazy: false,
-        path: "",
-    };
-    let blobs = [blob];
-    let parts = [segment::parts(bytes)];
-    let frames = cut(&blobs, &parts, frame_size(LEVEL, bytes.len() as u64));
-    let sizes = frames.par_iter().map(|parts| {
-        let inputs: Vec<frame::Input<'_>> = parts.iter().map(|part| part.input(&blobs)).collect();
-        Ok(frame::pack(&inputs, LEVEL, None)?.bytes.len() as u64)
-    });
-    sizes.sum()
 }
 
 /// An entry: its path, and the input it is of; `None` for a directory that only holds others.
@@ -292,7 +291,9 @@ fn cut(blobs: &[Content<'_>], parts: &[Vec<Part>], size: usize) -> Vec<Vec<Membe
                 number: n,
                 part: part.clone(),
             };
-            let known = units.iter_mut().find(|(unit, ..)| part.unit.is_some() && *unit == part.unit);
+            let known = units
+                .iter_mut()
+                .find(|(unit, ..)| part.unit.is_some() && *unit == part.unit);
             match known {
                 Some((.., members)) => members.push(member),
                 None => units.push((part.unit, part.class, vec![member])),
@@ -300,7 +301,10 @@ fn cut(blobs: &[Content<'_>], parts: &[Vec<Part>], size: usize) -> Vec<Vec<Membe
         }
         for (_, class, members) in units {
             if class != Class::Hole {
-                by_class.entry((blob.lazy, class)).or_default().push(members);
+                by_class
+                    .entry((blob.lazy, class))
+                    .or_default()
+                    .push(members);
             }
         }
     }
@@ -344,11 +348,18 @@ fn by_similarity(blobs: &[Content<'_>], units: Vec<Vec<Member>>) -> Vec<Vec<Memb
         .collect();
     let mut units: Vec<Option<Vec<Member>>> = units.into_iter().map(Some).collect();
     let order = similar::order(&runs);
-    order.into_iter().filter_map(|number| units[number].take()).collect()
+    order
+        .into_iter()
+        .filter_map(|number| units[number].take())
+        .collect()
 }
 
 /// Each blob's pieces, as its parts were packed.
-fn pieces(parts: &[Vec<Part>], frames: &[Vec<Member>], packed: &[frame::Packed]) -> Vec<Vec<Piece>> {
+fn pieces(
+    parts: &[Vec<Part>],
+    frames: &[Vec<Member>],
+    packed: &[frame::Packed],
+) -> Vec<Vec<Piece>> {
     let mut pieces: Vec<Vec<Piece>> = parts
         .iter()
         .map(|parts| {
@@ -466,5 +477,8 @@ fn packed_sizes(
 
 /// A number as the format has it.
 fn count<N: TryInto<u32>>(value: N) -> anyhow::Result<u32> {
-    value.try_into().ok().context("more than the archive format can count")
+    value
+        .try_into()
+        .ok()
+        .context("more than the archive format can count")
 }

@@ -56,7 +56,10 @@ impl Packed {
 /// Packs pieces, which come in the order of blobs and offsets, at a zstd level.
 pub fn pack(inputs: &[Input<'_>], level: i32, cache: Option<&Cache>) -> anyhow::Result<Packed> {
     let key = key(inputs, level);
-    if let Some(packed) = cache.and_then(|cache| cache.get(&key)).and_then(|b| from_cache(&b, inputs.len())) {
+    if let Some(packed) = cache
+        .and_then(|cache| cache.get(&key))
+        .and_then(|b| from_cache(&b, inputs.len()))
+    {
         return Ok(packed);
     }
     let filters = choose(inputs)?;
@@ -141,15 +144,21 @@ fn unpacks(inputs: &[Input<'_>], packed: &Packed) -> bool {
     let mut buffer = Vec::new();
     let placed: Vec<Placed> = pieces.iter().map(|(placed, _)| *placed).collect();
     let (mut at, mut same) = (0, true);
-    let decoded = reader::decode_streams(0, &packed.record(), &packed.streams, &packed.bytes, &mut buffer)
-        .and_then(|()| {
-            let scratch = &mut filter::Scratch::default();
-            reader::decode_pieces(0, &packed.streams, &buffer, &placed, scratch, |_, bytes| {
-                same &= bytes == pieces[at].1.bytes;
-                at += 1;
-                Ok(())
-            })
-        });
+    let decoded = reader::decode_streams(
+        0,
+        &packed.record(),
+        &packed.streams,
+        &packed.bytes,
+        &mut buffer,
+    )
+    .and_then(|()| {
+        let scratch = &mut filter::Scratch::default();
+        reader::decode_pieces(0, &packed.streams, &buffer, &placed, scratch, |_, bytes| {
+            same &= bytes == pieces[at].1.bytes;
+            at += 1;
+            Ok(())
+        })
+    });
     decoded.is_ok() && same
 }
 
@@ -169,7 +178,9 @@ fn choose(inputs: &[Input<'_>]) -> anyhow::Result<Vec<(Filter, u32)>> {
         }
         let cost = |filters: Vec<(Filter, u32)>| -> anyhow::Result<usize> {
             let streams = encode(inputs, &filters);
-            let sizes = streams.iter().map(|(_, s)| Ok(compress(s, TRIAL_LEVEL)?.1.len()));
+            let sizes = streams
+                .iter()
+                .map(|(_, s)| Ok(compress(s, TRIAL_LEVEL)?.1.len()));
             sizes.sum()
         };
         let filtered = cost(inputs.iter().map(|i| (i.filter, i.param)).collect())?;
@@ -191,7 +202,11 @@ fn choose(inputs: &[Input<'_>]) -> anyhow::Result<Vec<(Filter, u32)>> {
 
 /// What is tried as one: pieces with the same filter, and the same layout of planes.
 fn kind(input: &Input<'_>) -> (Filter, u32) {
-    let layout = if input.filter == Filter::Planes { input.param } else { 0 };
+    let layout = if input.filter == Filter::Planes {
+        input.param
+    } else {
+        0
+    };
     (input.filter, layout)
 }
 
@@ -256,7 +271,10 @@ fn from_cache(bytes: &[u8], pieces: usize) -> Option<Packed> {
     let (digest, bytes) = rest.split_first_chunk()?;
     let filters = filters.chunks_exact(5).map(|record| {
         let (byte, param) = record.split_first()?;
-        Some((Filter::from_byte(*byte)?, u32::from_le_bytes(*param.first_chunk()?)))
+        Some((
+            Filter::from_byte(*byte)?,
+            u32::from_le_bytes(*param.first_chunk()?),
+        ))
     });
     Some(Packed {
         filters: filters.collect::<Option<_>>()?,

@@ -125,7 +125,12 @@ fn plain(bytes: &[u8], whole: Part, out: &mut Vec<Part>) {
     for hole in holes {
         // A hole has 32 bits for its size, as any piece.
         for at in hole.clone().step_by(1 << 30) {
-            out.push(part(at..hole.end.min(at + (1 << 30)), Class::Hole, Filter::Hole, 0));
+            out.push(part(
+                at..hole.end.min(at + (1 << 30)),
+                Class::Hole,
+                Filter::Hole,
+                0,
+            ));
         }
     }
     out.sort_by_key(|part| part.range.start);
@@ -147,7 +152,9 @@ fn elf_parts(image: &Image<'_>) -> Vec<Part> {
     let mut at = 0;
     let data = |range: Range<usize>, out: &mut Vec<Part>| match out.last_mut() {
         // Headers, gaps and small sections make one part.
-        Some(last) if last.class == Class::Data && last.param == DATA && last.range.end == range.start => {
+        Some(last)
+            if last.class == Class::Data && last.param == DATA && last.range.end == range.start =>
+        {
             last.range.end = range.end;
         }
         _ if range.is_empty() => {}
@@ -170,7 +177,11 @@ fn elf_parts(image: &Image<'_>) -> Vec<Part> {
 }
 
 /// What a section is made of; `None` for data of no particular kind.
-fn section_parts(image: &Image<'_>, section: &Section<'_>, range: Range<usize>) -> Option<Vec<Part>> {
+fn section_parts(
+    image: &Image<'_>,
+    section: &Section<'_>,
+    range: Range<usize>,
+) -> Option<Vec<Part>> {
     use Class::{Code, Data, Tables};
     let name = section.name;
     let address = section.address as u32;
@@ -180,21 +191,26 @@ fn section_parts(image: &Image<'_>, section: &Section<'_>, range: Range<usize>) 
             differences,
             floats: false,
         };
-        Some(cut(range.clone(), Tables, Filter::Planes, layout.param(), stride))
+        Some(cut(
+            range.clone(),
+            Tables,
+            Filter::Planes,
+            layout.param(),
+            stride,
+        ))
     };
     let plain = |class, stream| Some(vec![part(range.clone(), class, Filter::Plain, stream)]);
     if section.kind == elf::SHT_PROGBITS.0 && section.flags & elf::SHF_EXECINSTR.0 != 0 {
-        return match image.machine {
-            Machine::X86_64 => {
-                let mut parts = cut(range, Code, Filter::X86, 0, 1);
-                let start = parts.first().map_or(0, |part| part.range.start);
-                for part in &mut parts {
-                    part.param = address.wrapping_add((part.range.start - start) as u32);
-                }
-                Some(parts)
-            }
-            Machine::Aarch64 => plain(Code, DATA),
+        let (filter, stride) = match image.machine {
+            Machine::X86_64 => (Filter::X86, 1),
+            Machine::Aarch64 => (Filter::Arm64, 4),
         };
+        let start = range.start;
+        let mut parts = cut(range, Code, filter, 0, stride);
+        for part in &mut parts {
+            part.param = address.wrapping_add((part.range.start - start) as u32);
+        }
+        return Some(parts);
     }
     match (elf::SectionType(section.kind), name) {
         (elf::SHT_RELA, _) => table(24, 0b01_0001),
@@ -260,7 +276,9 @@ fn search_table(image: &Image<'_>, range: Range<usize>, address: u32) -> Option<
     let start = usize::try_from(records.offset).ok()?;
     let place = start..start + image.section_bytes(records)?.len();
     let parts = eh_frame(image, place, records.address as u32)?;
-    let records = parts.iter().map(|part| (part.param, &image.bytes[part.range.clone()]));
+    let records = parts
+        .iter()
+        .map(|part| (part.param, &image.bytes[part.range.clone()]));
     let fits = bytes.len() <= Filter::EhFrameHdr.max_piece() as usize;
     if fits && filter::derives_eh_frame_hdr(records, address, bytes) {
         let mut part = part(range, Class::Tables, Filter::EhFrameHdr, address);
@@ -283,7 +301,9 @@ fn other_parts(bytes: &[u8]) -> Vec<Part> {
         return Vec::new();
     }
     let head = &bytes[..bytes.len().min(BLOCK)];
-    if !head.contains(&0) && head.utf8_chunks().map(|c| c.invalid().len()).sum::<usize>() * 32 <= head.len() {
+    if !head.contains(&0)
+        && head.utf8_chunks().map(|c| c.invalid().len()).sum::<usize>() * 32 <= head.len()
+    {
         return vec![part(whole, Class::Text, Filter::Plain, TEXT)];
     }
     let mut out: Vec<Part> = Vec::new();
@@ -298,7 +318,12 @@ fn other_parts(bytes: &[u8]) -> Vec<Part> {
                 if skip > 0 {
                     out.push(part(at..start, Class::Data, Filter::Plain, DATA));
                 }
-                out.push(part(start..end, Class::Floats, Filter::Planes, layout.param()));
+                out.push(part(
+                    start..end,
+                    Class::Floats,
+                    Filter::Planes,
+                    layout.param(),
+                ));
                 at = end;
             }
             None => {
@@ -330,7 +355,9 @@ fn floats(window: &[u8]) -> Option<(usize, planes::Layout)> {
         let columns: Vec<f64> = (0..stride)
             .map(|n| entropy(sample.iter().skip(n).step_by(stride)))
             .collect();
-        let exponent = (0..stride).min_by(|a, b| columns[*a].total_cmp(&columns[*b])).unwrap_or(0);
+        let exponent = (0..stride)
+            .min_by(|a, b| columns[*a].total_cmp(&columns[*b]))
+            .unwrap_or(0);
         let mean = columns.iter().sum::<f64>() / stride as f64;
         (mean, stride, (exponent + 1) % stride)
     });
@@ -351,6 +378,9 @@ fn entropy<'b>(bytes: impl Iterator<Item = &'b u8>) -> f64 {
     let mut counts = [0u32; 256];
     bytes.for_each(|byte| counts[usize::from(*byte)] += 1);
     let all: f64 = counts.iter().map(|n| f64::from(*n)).sum();
-    let share = counts.iter().filter(|n| **n > 0).map(|n| f64::from(*n) / all);
+    let share = counts
+        .iter()
+        .filter(|n| **n > 0)
+        .map(|n| f64::from(*n) / all);
     share.map(|p| -p * p.log2()).sum()
 }

@@ -25,7 +25,9 @@ pub fn order(runs: &[(usize, &[u8])]) -> Vec<usize> {
         let mut votes: HashMap<usize, usize> = HashMap::new();
         for sample in &samples[number] {
             let holder = *holders.entry(*sample).or_insert(number);
-            *votes.entry(leaders.get(holder).copied().unwrap_or(number)).or_default() += 1;
+            *votes
+                .entry(leaders.get(holder).copied().unwrap_or(number))
+                .or_default() += 1;
         }
         let best = votes
             .into_iter()

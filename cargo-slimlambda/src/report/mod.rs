@@ -7,6 +7,7 @@ pub mod terminal;
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::elf::closure::Closure;
 use crate::elf::dlopen::Hint;
 use crate::elf::image::Machine;
 use crate::error::exit_status;
+use crate::estimate::{self, Work};
 use crate::limits::{self, Limit};
 use crate::pack::Packed;
 use crate::plan::{self, Place, Plan, Why};
@@ -50,6 +52,8 @@ pub struct Report {
     pub launcher: Option<LauncherReport>,
     /// The sideload archive, if there is one.
     pub archive: Option<ArchiveReport>,
+    /// What unpacking takes at a cold start.
+    pub estimate: EstimateReport,
     /// Sums.
     pub totals: Totals,
     /// Each figure that Lambda limits.
@@ -127,6 +131,28 @@ pub struct ArchiveReport {
     pub frames: usize,
 }
 
+/// What unpacking takes at a cold start, by estimate.
+#[derive(Debug, Clone, Serialize)]
+pub struct EstimateReport {
+    /// Bytes that are written.
+    pub unpacked_size: u64,
+    /// CPU time, microseconds of one core.
+    pub cpu_us: u64,
+    /// The time with the configured memory (or Lambda's default), and with more, where there is more.
+    pub at: Vec<StartReport>,
+}
+
+/// An estimate for a memory size.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct StartReport {
+    /// `MemorySize`, MB.
+    pub memory: u32,
+    /// vCPUs that come with it.
+    pub vcpus: f64,
+    /// Time, microseconds.
+    pub unpack_us: u64,
+}
+
 /// Sums over the package.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Totals {
@@ -193,6 +219,8 @@ pub struct Facts<'f> {
     pub plan: &'f Plan,
     /// What was made.
     pub packed: &'f Packed,
+    /// What the launcher has to do at a cold start.
+    pub start: &'f Work,
     /// The libraries.
     pub closure: &'f Closure<'f>,
     /// What could not be decided.
@@ -233,6 +261,8 @@ pub fn report(facts: &Facts<'_>) -> Report {
     };
     let mut notes = facts.notes.clone();
     notes.extend(plan::upload_note(zipped));
+    let estimate = estimate(facts.start, config.memory);
+    notes.extend(uncompressed_note(facts.plan, &estimate));
     Report {
         version: REPORT_VERSION,
         tool: env!("CARGO_PKG_VERSION"),
@@ -269,6 +299,7 @@ pub fn report(facts: &Facts<'_>) -> Report {
             unpacked_size: archive.unpacked,
             frames: archive.frames,
         }),
+        estimate,
         totals: Totals {
             original: items.iter().map(|item| item.original_size).sum(),
             stripped: items.iter().map(Item::size).sum(),
@@ -295,6 +326,34 @@ pub fn report(facts: &Facts<'_>) -> Report {
         },
         outputs: Vec::new(),
     }
+}
+
+fn estimate(start: &Work, memory: Option<u32>) -> EstimateReport {
+    let memory = memory.unwrap_or(limits::MEMORY_MIN.mib());
+    let at = std::iter::once(memory).chain(estimate::next_size(memory));
+    EstimateReport {
+        unpacked_size: start.amount(estimate::Kind::Written),
+        cpu_us: start.cpu().as_micros() as u64,
+        at: at
+            .map(|memory| StartReport {
+                memory,
+                vcpus: f64::from(limits::vcpu_thousandths(memory)) / 1000.0,
+                unpack_us: start.time(memory).as_micros() as u64,
+            })
+            .collect(),
+    }
+}
+
+/// A remark where the configuration has files unpacked that need not be.
+fn uncompressed_note(plan: &Plan, estimate: &EstimateReport) -> Option<String> {
+    let configured = (Place::Archive, Why::Configured);
+    (plan.fits_uncompressed && plan.places.contains(&configured) && estimate.cpu_us > 0).then(|| {
+        let time = Duration::from_micros(estimate.at[0].unpack_us);
+        format!(
+            "everything would fit uncompressed, and each cold start be {} shorter: `placement = \"auto\"`",
+            estimate::about(time)
+        )
+    })
 }
 
 fn needed_by(closure: &Closure<'_>, item: &Item) -> Vec<String> {

@@ -5,9 +5,11 @@ use std::io::{IsTerminal, Write as _};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use super::{FileReport, Report};
+use super::{FileReport, Report, StartReport};
 use crate::cli::{Color, OutputArgs};
+use crate::estimate::about;
 use crate::event::Event;
 use crate::plan::{Place, Why};
 use crate::tree::{Role, Strip};
@@ -240,7 +242,7 @@ fn placed(file: &FileReport) -> String {
     .to_string();
     match file.why {
         Why::Configured => text.push_str(", configured"),
-        Why::BiggestWin => text.push_str(", to fit"),
+        Why::BiggestWin => text.push_str(", cheapest to fit"),
         Why::Fits => {}
     }
     if let Strip::Refused(_) = file.strip {
@@ -266,7 +268,7 @@ fn figures(report: &Report) -> Vec<String> {
             _ => "",
         };
         lines.push(format!(
-            "  {what:<9} {:>10} of {:>9}{of} ({percent:.1} %)",
+            "  {what:<10} {:>10} of {:>9}{of} ({percent:.1} %)",
             size(limit.value),
             size(limit.limit)
         ));
@@ -294,9 +296,46 @@ fn figures(report: &Report) -> Vec<String> {
             .map(|timeout| format!("Timeout {timeout} s")),
     );
     if !set.is_empty() {
-        lines.push(format!("  set       {}", set.join(" · ")));
+        lines.push(format!("  {:<10} {}", "set", set.join(" · ")));
     }
+    lines.push(format!("  {:<10} {}", "cold start", cold_start(report)));
     lines
+}
+
+/// What unpacking costs.
+fn cold_start(report: &Report) -> String {
+    let estimate = &report.estimate;
+    if estimate.cpu_us == 0 {
+        return match report
+            .files
+            .iter()
+            .any(|file| file.place == Place::ArchiveLazy)
+        {
+            true => "nothing to unpack before the first use".to_string(),
+            false => "fits unpacked: nothing to unpack at start".to_string(),
+        };
+    }
+    let time = |at: &StartReport| about(Duration::from_micros(at.unpack_us));
+    let (now, more) = (&estimate.at[0], estimate.at.get(1));
+    let default = match report.settings.memory {
+        Some(_) => "",
+        None => ", Lambda's default",
+    };
+    let mut text = format!(
+        "about {} to unpack {} at {} MB ({:.2} vCPU{default})",
+        time(now),
+        size(estimate.unpacked_size),
+        now.memory,
+        now.vcpus
+    );
+    if let Some(more) = more.filter(|more| time(more) != time(now)) {
+        let _ = write!(text, "; {} at {} MB", time(more), more.memory);
+        // Lambda does so, mostly, without a promise.
+        if now.vcpus < 1.0 {
+            text.push_str(", or if Init is lent a vCPU");
+        }
+    }
+    text
 }
 
 fn hints(report: &Report, all: bool) -> String {

@@ -134,7 +134,12 @@ impl<'a> Decoder<'a> {
     }
 
     /// Fills `out`, a piece of `.eh_frame` of file `blob` that is at `address`.
-    pub(super) fn decode(&mut self, blob: u32, address: u32, out: &mut [u8]) -> Result<(), Malformed> {
+    pub(super) fn decode(
+        &mut self,
+        blob: u32,
+        address: u32,
+        out: &mut [u8],
+    ) -> Result<(), Malformed> {
         self.state.enter(blob, address);
         let mut at = 0;
         while at < out.len() {
@@ -166,7 +171,9 @@ impl<'a> Decoder<'a> {
                     let (cie, has_lsda) = (cie.address, cie.has_lsda);
                     let here = address.wrapping_add(body as u32);
                     put(out, body, here.wrapping_sub(cie));
-                    let begin = self.next(BEGINS)?.wrapping_add(predicted(self.state.last_end));
+                    let begin = self
+                        .next(BEGINS)?
+                        .wrapping_add(predicted(self.state.last_end));
                     let range = self.next(RANGES)?;
                     put(out, body + 4, begin.wrapping_sub(here.wrapping_add(4)));
                     put(out, body + 8, range);
@@ -200,7 +207,12 @@ impl<'a> Decoder<'a> {
     }
 
     /// Fills `out`, all of `.eh_frame_hdr` at `address`, from the `.eh_frame` of the same file that came before.
-    pub(super) fn derive(&mut self, blob: u32, address: u32, out: &mut [u8]) -> Result<(), Malformed> {
+    pub(super) fn derive(
+        &mut self,
+        blob: u32,
+        address: u32,
+        out: &mut [u8],
+    ) -> Result<(), Malformed> {
         if self.state.blob != Some(blob) {
             return Err(Malformed);
         }
@@ -328,7 +340,12 @@ impl Encoder {
     /// Takes one record apart (behind its length), if it is as expected.
     fn record(&mut self, body: &[u8], here: u32) -> Option<()> {
         let cie = here.wrapping_sub(get(body, 0)?);
-        let back = self.state.cies.iter().rev().position(|c| c.address == cie)?;
+        let back = self
+            .state
+            .cies
+            .iter()
+            .rev()
+            .position(|c| c.address == cie)?;
         let cie = *self.state.cies.iter().nth_back(back)?;
         let fixed = fixed_size(&cie);
         if body.len() < fixed || usize::from(body[12]) != fixed - 13 {
@@ -379,7 +396,11 @@ impl Encoder {
             .sequences
             .map(|values| super::values::encode(&values, &mut dictionary));
         let mut out = alloc::vec![dictionary, self.kinds, self.programs];
-        out.extend(sequences.into_iter().flat_map(|(tokens, misses)| [tokens, misses]));
+        out.extend(
+            sequences
+                .into_iter()
+                .flat_map(|(tokens, misses)| [tokens, misses]),
+        );
         out
     }
 }

@@ -8,6 +8,7 @@
 //! other direction (feature `pack`) is for the build side; it is total too, since a filter that does not understand what it
 //! sees has a way to store it plainly.
 
+mod arm64;
 mod eh_frame;
 pub mod planes;
 mod values;
@@ -24,6 +25,8 @@ pub enum Filter {
     Plain = 0,
     /// x86-64 code; the parameter is its address.
     X86 = 1,
+    /// AArch64 code; the parameter is its address.
+    Arm64 = 2,
     /// `.eh_frame`; the parameter is its address.
     EhFrame = 3,
     /// `.eh_frame_hdr`, derived from the `.eh_frame` of the same file; the parameter is its address.
@@ -37,9 +40,10 @@ pub enum Filter {
 impl Filter {
     /// The filter of this number.
     pub fn from_byte(byte: u8) -> Option<Filter> {
-        const ALL: [Filter; 6] = [
+        const ALL: [Filter; 7] = [
             Filter::Plain,
             Filter::X86,
+            Filter::Arm64,
             Filter::EhFrame,
             Filter::EhFrameHdr,
             Filter::Planes,
@@ -53,6 +57,7 @@ impl Filter {
         match self {
             Filter::Plain => "plain",
             Filter::X86 => "x86",
+            Filter::Arm64 => "arm64",
             Filter::EhFrame => "eh_frame",
             Filter::EhFrameHdr => "eh_frame_hdr",
             Filter::Planes => "planes",
@@ -71,6 +76,8 @@ impl Filter {
             Filter::Plain | Filter::Hole => u32::MAX,
             // The tables of an instruction's begin are 12 bytes for each of the piece: 3 MiB, and the piece stays in L2.
             Filter::X86 => 1 << 18,
+            // 20 bytes for each instruction: 1.25 MiB.
+            Filter::Arm64 => 1 << 18,
             Filter::EhFrame | Filter::Planes => 1 << 20,
             Filter::EhFrameHdr => 1 << 22,
         }
@@ -82,7 +89,7 @@ impl Filter {
             Filter::Plain => param < PLAIN as u32,
             Filter::Planes => planes::Layout::from_param(param).is_some(),
             Filter::Hole => param == 0,
-            Filter::X86 | Filter::EhFrame | Filter::EhFrameHdr => true,
+            Filter::X86 | Filter::Arm64 | Filter::EhFrame | Filter::EhFrameHdr => true,
         }
     }
 }
@@ -95,10 +102,13 @@ const TABLES: u8 = 8;
 const FLOATS: u8 = 9;
 const X86: u8 = 16;
 const X86_STREAMS: u8 = 9 + 2 * x86::SEQUENCES as u8;
+const ARM64: u8 = 37;
+const ARM64_STREAMS: u8 = 7 + 2 * arm64::SEQUENCES as u8;
 const EH_FRAME: u8 = 64;
 const EH_FRAME_STREAMS: u8 = 3 + 2 * eh_frame::SEQUENCES as u8;
 /// All streams have numbers below this.
 pub const STREAMS: u8 = 96;
+const _: () = assert!(X86 + X86_STREAMS <= ARM64 && ARM64 + ARM64_STREAMS <= EH_FRAME);
 
 /// Bytes that a decoder wants readable behind the last stream.
 pub const PADDING: usize = 16;
@@ -121,7 +131,8 @@ pub struct Piece {
 /// Buffers that a thread keeps from frame to frame.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    code: x86::Scratch,
+    x86: x86::Scratch,
+    arm64: arm64::Scratch,
     piece: Vec<u8>,
 }
 
@@ -131,6 +142,7 @@ pub struct Decoder<'a> {
     buffer: &'a [u8],
     streams: [Range<usize>; STREAMS as usize],
     x86: Option<x86::Decoder<'a>>,
+    arm64: Option<arm64::Decoder<'a>>,
     eh_frame: Option<eh_frame::Decoder<'a>>,
 }
 
@@ -154,6 +166,7 @@ impl<'a> Decoder<'a> {
             buffer,
             streams: ranges,
             x86: None,
+            arm64: None,
             eh_frame: None,
         })
     }
@@ -179,7 +192,11 @@ impl<'a> Decoder<'a> {
                 let layout = planes::Layout::from_param(param).ok_or(Malformed)?;
                 let stream = if layout.floats { FLOATS } else { TABLES };
                 let out = room(&mut scratch.piece, size);
-                planes::decode(layout, |plane, size| self.take(stream + plane as u8, size), out)?;
+                planes::decode(
+                    layout,
+                    |plane, size| self.take(stream + plane as u8, size),
+                    out,
+                )?;
                 Ok(out)
             }
             Filter::X86 => {
@@ -187,7 +204,14 @@ impl<'a> Decoder<'a> {
                     Some(decoder) => decoder,
                     none => none.insert(x86_decoder(self.buffer, &self.streams)?),
                 };
-                decoder.decode(param, size, &mut scratch.code)
+                decoder.decode(param, size, &mut scratch.x86)
+            }
+            Filter::Arm64 => {
+                let decoder = match &mut self.arm64 {
+                    Some(decoder) => decoder,
+                    none => none.insert(arm64_decoder(self.buffer, &self.streams)?),
+                };
+                decoder.decode(param, size, &mut scratch.arm64)
             }
             Filter::EhFrame | Filter::EhFrameHdr => {
                 let decoder = match &mut self.eh_frame {
@@ -219,6 +243,9 @@ impl<'a> Decoder<'a> {
         if let Some(x86) = &self.x86 {
             x86.ends(|stream, end| self.streams[usize::from(X86 + stream)].start = end);
         }
+        if let Some(arm64) = &self.arm64 {
+            arm64.ends(|stream, end| self.streams[usize::from(ARM64 + stream)].start = end);
+        }
         if let Some(eh_frame) = &self.eh_frame {
             eh_frame.ends(|stream, end| self.streams[usize::from(EH_FRAME + stream)].start = end);
         }
@@ -242,6 +269,14 @@ fn x86_decoder<'a>(
 ) -> Result<x86::Decoder<'a>, Malformed> {
     let at = core::array::from_fn(|n| streams[usize::from(X86) + n].clone());
     x86::Decoder::new(buffer, at)
+}
+
+fn arm64_decoder<'a>(
+    buffer: &'a [u8],
+    streams: &[Range<usize>],
+) -> Result<arm64::Decoder<'a>, Malformed> {
+    let at = core::array::from_fn(|n| streams[usize::from(ARM64) + n].clone());
+    arm64::Decoder::new(buffer, at)
 }
 
 fn eh_frame_decoder<'a>(
@@ -296,6 +331,7 @@ impl<'a> Reader<'a> {
 pub fn encode<'a>(pieces: impl Iterator<Item = (Piece, &'a [u8])>) -> Vec<(u8, Vec<u8>)> {
     let mut plain = [const { Vec::new() }; X86 as usize];
     let mut x86: Option<x86::Encoder> = None;
+    let mut arm64: Option<arm64::Encoder> = None;
     let mut eh_frame: Option<eh_frame::Encoder> = None;
     for (piece, bytes) in pieces {
         match piece.filter {
@@ -311,6 +347,7 @@ pub fn encode<'a>(pieces: impl Iterator<Item = (Piece, &'a [u8])>) -> Vec<(u8, V
                 }
             }
             Filter::X86 => x86.get_or_insert_default().push(piece.param, bytes),
+            Filter::Arm64 => arm64.get_or_insert_default().push(piece.param, bytes),
             Filter::EhFrame => {
                 let encoder = eh_frame.get_or_insert_default();
                 encoder.push(piece.blob, piece.param, bytes);
@@ -318,10 +355,12 @@ pub fn encode<'a>(pieces: impl Iterator<Item = (Piece, &'a [u8])>) -> Vec<(u8, V
         }
     }
     let x86 = x86.map_or(Vec::new(), |encoder| encoder.finish());
+    let arm64 = arm64.map_or(Vec::new(), |encoder| encoder.finish());
     let eh_frame = eh_frame.map_or(Vec::new(), |encoder| encoder.finish());
     (0..)
         .zip(plain)
         .chain((X86..).zip(x86))
+        .chain((ARM64..).zip(arm64))
         .chain((EH_FRAME..).zip(eh_frame))
         .filter(|(_, stream)| !stream.is_empty())
         .collect()
@@ -368,7 +407,8 @@ impl core::hash::Hasher for Fold {
 
     fn write_u64(&mut self, value: u64) {
         const MULTIPLIER: u128 = 0x9e37_79b9_7f4a_7c15;
-        let product = u128::from(self.0.rotate_left(23) ^ value ^ 0x243f_6a88_85a3_08d3) * MULTIPLIER;
+        let product =
+            u128::from(self.0.rotate_left(23) ^ value ^ 0x243f_6a88_85a3_08d3) * MULTIPLIER;
         self.0 = (product >> 64) as u64 ^ product as u64;
     }
 
@@ -381,21 +421,88 @@ impl core::hash::Hasher for Fold {
 /// What a stream holds, for people.
 pub fn stream_name(number: u8) -> &'static str {
     const PLAIN_NAMES: [&str; 13] = [
-        "data", "text", "names", "read-only data", "exception tables", "debug information", "packed", "other",
-        "tables", "floats plane 0", "floats plane 1", "floats plane 2", "floats plane 3",
+        "data",
+        "text",
+        "names",
+        "read-only data",
+        "exception tables",
+        "debug information",
+        "packed",
+        "other",
+        "tables",
+        "floats plane 0",
+        "floats plane 1",
+        "floats plane 2",
+        "floats plane 3",
     ];
     const X86_NAMES: [&str; X86_STREAMS as usize] = [
-        "x86 dictionary", "x86 heads", "x86 bytes", "x86 plain", "x86 short jumps",
-        "x86 jumps high", "x86 jumps low", "x86 branches high", "x86 branches low", "x86 disp32", "x86 disp32 misses",
-        "x86 stack disp32", "x86 stack disp32 misses", "x86 imm32", "x86 imm32 misses", "x86 rip", "x86 rip misses",
-        "x86 calls", "x86 calls misses",
+        "x86 dictionary",
+        "x86 heads",
+        "x86 bytes",
+        "x86 plain",
+        "x86 short jumps",
+        "x86 jumps high",
+        "x86 jumps low",
+        "x86 branches high",
+        "x86 branches low",
+        "x86 disp32",
+        "x86 disp32 misses",
+        "x86 stack disp32",
+        "x86 stack disp32 misses",
+        "x86 imm32",
+        "x86 imm32 misses",
+        "x86 rip",
+        "x86 rip misses",
+        "x86 calls",
+        "x86 calls misses",
+    ];
+    const ARM64_NAMES: [&str; ARM64_STREAMS as usize] = [
+        "arm64 dictionary",
+        "arm64 heads",
+        "arm64 rare heads",
+        "arm64 unknown heads",
+        "arm64 registers",
+        "arm64 vector registers",
+        "arm64 odd bytes",
+        "arm64 calls",
+        "arm64 calls misses",
+        "arm64 addresses",
+        "arm64 addresses misses",
+        "arm64 jumps",
+        "arm64 jumps misses",
+        "arm64 branches",
+        "arm64 branches misses",
+        "arm64 add",
+        "arm64 add misses",
+        "arm64 stack add",
+        "arm64 stack add misses",
+        "arm64 load",
+        "arm64 load misses",
+        "arm64 stack load",
+        "arm64 stack load misses",
+        "arm64 pair",
+        "arm64 pair misses",
+        "arm64 stack pair",
+        "arm64 stack pair misses",
     ];
     const EH_FRAME_NAMES: [&str; EH_FRAME_STREAMS as usize] = [
-        "eh dictionary", "eh kinds", "eh programs", "eh lengths", "eh lengths misses", "eh older", "eh older misses",
-        "eh begins", "eh begins misses", "eh ranges", "eh ranges misses", "eh lsdas", "eh lsdas misses",
+        "eh dictionary",
+        "eh kinds",
+        "eh programs",
+        "eh lengths",
+        "eh lengths misses",
+        "eh older",
+        "eh older misses",
+        "eh begins",
+        "eh begins misses",
+        "eh ranges",
+        "eh ranges misses",
+        "eh lsdas",
+        "eh lsdas misses",
     ];
     let name = match number {
         EH_FRAME.. => EH_FRAME_NAMES.get(usize::from(number - EH_FRAME)),
+        ARM64.. => ARM64_NAMES.get(usize::from(number - ARM64)),
         X86.. => X86_NAMES.get(usize::from(number - X86)),
         _ => PLAIN_NAMES.get(usize::from(number)),
     };

@@ -39,6 +39,25 @@ pub(super) fn read_counts(dictionary: &mut Reader<'_>) -> Result<[usize; 3], Mal
     Ok([one, two, three])
 }
 
+/// Takes the dictionary of one sequence from `dictionary`: the numbers of its two parts, then their words. Gives the number of
+/// rows as well.
+pub(super) fn words(dictionary: &mut Reader<'_>) -> Result<(Vec<u32>, usize), Malformed> {
+    let [one, two, three] = read_counts(dictionary)?;
+    if three > 0 {
+        return Err(Malformed);
+    }
+    let mut words = Vec::with_capacity(one + two);
+    for _ in 0..one {
+        words.push(dictionary.u32()?);
+    }
+    let mut last = 0u32;
+    for _ in 0..two {
+        last = last.wrapping_add(dictionary.u32()?);
+        words.push(last);
+    }
+    Ok((words, rows(two)))
+}
+
 /// Gives the values back.
 #[derive(Debug, Default)]
 pub(super) struct Values {
@@ -49,28 +68,16 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// Takes the dictionary from `dictionary`: the numbers of its two parts, then their values.
+    /// Takes the dictionary from `dictionary`.
     pub(super) fn new(
         dictionary: &mut Reader<'_>,
         tokens: usize,
         misses: usize,
     ) -> Result<Self, Malformed> {
-        let [one, two, three] = read_counts(dictionary)?;
-        if three > 0 {
-            return Err(Malformed);
-        }
-        let mut words = Vec::with_capacity(one + two);
-        for _ in 0..one {
-            words.push(dictionary.u32()?);
-        }
-        let mut last = 0u32;
-        for _ in 0..two {
-            last = last.wrapping_add(dictionary.u32()?);
-            words.push(last);
-        }
+        let (words, rows) = words(dictionary)?;
         Ok(Values {
             words,
-            rows: rows(two),
+            rows,
             tokens,
             misses,
         })
@@ -78,13 +85,19 @@ impl Values {
 
     #[inline(always)]
     pub(super) fn next(&mut self, buffer: &[u8]) -> Result<u32, Malformed> {
-        let [first, second] = *buffer.get(self.tokens..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+        let [first, second] = *buffer
+            .get(self.tokens..)
+            .and_then(|b| b.first_chunk())
+            .ok_or(Malformed)?;
         if first >= THREE {
             if first != ESCAPE {
                 return Err(Malformed);
             }
             self.tokens += 1;
-            let value = buffer.get(self.misses..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+            let value = buffer
+                .get(self.misses..)
+                .and_then(|b| b.first_chunk())
+                .ok_or(Malformed)?;
             self.misses += 4;
             return Ok(u32::from_be_bytes(*value));
         }

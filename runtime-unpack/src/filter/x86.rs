@@ -136,7 +136,13 @@ const fn two_byte_map() -> [u8; 256] {
     let mut op = 0;
     while op < 256 {
         map[op] = match op {
-            0x05..=0x09 | 0x0b | 0x0e | 0x30..=0x37 | 0x77 | 0xa0..=0xa2 | 0xa8..=0xaa
+            0x05..=0x09
+            | 0x0b
+            | 0x0e
+            | 0x30..=0x37
+            | 0x77
+            | 0xa0..=0xa2
+            | 0xa8..=0xaa
             | 0xc8..=0xcf => 0,
             0x80..=0x8f => NEAR,
             0x70..=0x73 | 0xa4 | 0xac | 0xba | 0xc2 | 0xc4..=0xc6 => MODRM | BYTE,
@@ -353,7 +359,11 @@ fn long_operands(
     if word.disp_long != 0 {
         let value = sequences[usize::from(word.disp_long - 1)].next(buffer)?;
         let base = if word.disp_long == RIPS { next } else { 0 };
-        put(window, usize::from(word.head & 15), value.wrapping_sub(base));
+        put(
+            window,
+            usize::from(word.head & 15),
+            value.wrapping_sub(base),
+        );
     }
     if word.imm_long == PLAIN {
         let size = usize::from(word.size) - imm;
@@ -428,7 +438,10 @@ impl<'a> Decoder<'a> {
             let (same, new) = (usize::from(sizes >> 4), usize::from(sizes & 15));
             let suffix = dictionary.take(new)?;
             let head = same + new;
-            bytes.get_mut(same..head).ok_or(Malformed)?.copy_from_slice(suffix);
+            bytes
+                .get_mut(same..head)
+                .ok_or(Malformed)?
+                .copy_from_slice(suffix);
             bytes[head..].fill(0);
             let layout = layout(&bytes[..head]).filter(|l| usize::from(l.head) == head);
             words.push(Word::new(bytes, layout.ok_or(Malformed)?));
@@ -486,7 +499,11 @@ impl<'a> Decoder<'a> {
         let starts = &mut scratch.starts[..size + 2];
         let jumps = &mut scratch.jumps[..size + 2];
         let buffer = self.buffer;
-        let Cursors { mut heads, mut small, .. } = self.cursors;
+        let Cursors {
+            mut heads,
+            mut small,
+            ..
+        } = self.cursors;
         let (mut at, mut number, mut jump) = (0, 0usize, 0usize);
         while at < size {
             let window: &mut [u8; ROOM] = piece
@@ -494,11 +511,16 @@ impl<'a> Decoder<'a> {
                 .and_then(|rest| rest.first_chunk_mut())
                 .ok_or(Malformed)?;
             starts[number] = at as u32;
-            let [first, second] = *buffer.get(heads..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+            let [first, second] = *buffer
+                .get(heads..)
+                .and_then(|b| b.first_chunk())
+                .ok_or(Malformed)?;
             let escaped;
             let word = if first < values::THREE {
                 let two = usize::from(first) >= values::ONE;
-                let row = usize::from(first).wrapping_sub(values::ONE).wrapping_mul(rows);
+                let row = usize::from(first)
+                    .wrapping_sub(values::ONE)
+                    .wrapping_mul(rows);
                 let long = values::ONE.wrapping_add(row).wrapping_add(second.into());
                 heads += 1 + usize::from(two);
                 let number = if two { long } else { first.into() };
@@ -507,7 +529,9 @@ impl<'a> Decoder<'a> {
                 let third = *buffer.get(heads + 2).ok_or(Malformed)?;
                 heads += 3;
                 let number = usize::from(u16::from_be_bytes([second, third]));
-                words.get(values::ONE + values::TWO + number).ok_or(Malformed)?
+                words
+                    .get(values::ONE + values::TWO + number)
+                    .ok_or(Malformed)?
             } else {
                 escaped = unknown_word(first, &buffer[heads + 1..])?;
                 heads += 1 + usize::from(escaped.head);
@@ -516,7 +540,10 @@ impl<'a> Decoder<'a> {
             window[..16].copy_from_slice(&word.bytes);
             let head = usize::from(word.head & 15);
             let imm = usize::from(word.imm & 31);
-            let [one, two] = *buffer.get(small..).and_then(|b| b.first_chunk()).ok_or(Malformed)?;
+            let [one, two] = *buffer
+                .get(small..)
+                .and_then(|b| b.first_chunk())
+                .ok_or(Malformed)?;
             window[head] = one;
             window[imm] = if word.disp_byte == 0 { one } else { two };
             small += usize::from(word.small);
@@ -526,7 +553,14 @@ impl<'a> Decoder<'a> {
             at += usize::from(word.size);
             if word.disp_long | word.imm_long != 0 {
                 let next = address.wrapping_add(at as u32);
-                long_operands(word, next, &mut self.sequences, &mut self.cursors, buffer, window)?;
+                long_operands(
+                    word,
+                    next,
+                    &mut self.sequences,
+                    &mut self.cursors,
+                    buffer,
+                    window,
+                )?;
             }
         }
         if at != size {
@@ -565,7 +599,10 @@ impl<'a> Decoder<'a> {
                     SHORT_ESCAPE => byte(&mut self.cursors.plain)?,
                     _ => target(number, count.into())?.wrapping_sub(next) as u8,
                 };
-                *scratch.piece.get_mut(end.wrapping_sub(1)).ok_or(Malformed)? = displacement;
+                *scratch
+                    .piece
+                    .get_mut(end.wrapping_sub(1))
+                    .ok_or(Malformed)? = displacement;
                 continue;
             }
             let planes = usize::from(kind == BRANCH);
@@ -579,7 +616,10 @@ impl<'a> Decoder<'a> {
                 }
                 _ => target(number, count.into())?.wrapping_sub(next),
             };
-            let place = scratch.piece.get_mut(end.wrapping_sub(4)..end).ok_or(Malformed)?;
+            let place = scratch
+                .piece
+                .get_mut(end.wrapping_sub(4)..end)
+                .ok_or(Malformed)?;
             place.copy_from_slice(&displacement.to_le_bytes());
         }
         Ok(())
@@ -749,21 +789,20 @@ impl Encoder {
             &self.calls,
         ]
         .map(|values| values::encode(values, &mut dictionary));
-        let mut out = alloc::vec![
-            dictionary,
-            heads,
-            self.small,
-            self.plain,
-            self.shorts,
-        ];
+        let mut out = alloc::vec![dictionary, heads, self.small, self.plain, self.shorts,];
         out.extend(self.jumps);
         out.extend(self.branches);
-        out.extend(sequences.into_iter().flat_map(|(tokens, misses)| [tokens, misses]));
+        out.extend(
+            sequences
+                .into_iter()
+                .flat_map(|(tokens, misses)| [tokens, misses]),
+        );
         out
     }
 
     fn finish_heads(&self, dictionary: &mut Vec<u8>) -> Vec<u8> {
-        let [one, two, three] = values::dictionary(self.words.iter().copied(), values::MAX_THREE - 1);
+        let [one, two, three] =
+            values::dictionary(self.words.iter().copied(), values::MAX_THREE - 1);
         for words in [&one, &two, &three] {
             dictionary.extend((words.len() as u16).to_be_bytes());
         }
