@@ -134,7 +134,7 @@ const FIELDS: [(usize, usize); 6] = [(4, 4), (8, 8), (16, 8), (24, 8), (32, 8), 
 
 #[test]
 fn a_whole_library_is_filtered() {
-    let filters = survive(&[LIBRARY.clone()]).remove(0);
+    let filters = survive(std::slice::from_ref(&LIBRARY)).remove(0);
     // Small as it is, these pay; on another machine's code there may be no filter.
     if cfg!(target_arch = "x86_64") {
         assert!(filters.contains(&Filter::X86), "{filters:?}");

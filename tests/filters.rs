@@ -694,7 +694,7 @@ fn dictionaries_of_every_size_are_put_together() {
         .flat_map(|n| {
             [
                 0xc4,
-                0xe0 | (n % 3) as u8 + 1,
+                0xe1 + (n % 3) as u8,
                 (n / 3 % 256) as u8,
                 (n / 768) as u8,
                 0xc0,

@@ -124,6 +124,9 @@ fn frames_that_are_more_than_a_plain_frame_are_refused() {
     .concat();
     let empty = zstd_frame(None, None, 0, &block(true, 0, 0));
     let half = zstd_frame(None, None, 500, &run(true, 500));
+    let mut compressor = zstd::bulk::Compressor::new(3).unwrap();
+    compressor.include_checksum(true).unwrap();
+    let checked = compressor.compress(&[b'y'; 1000]).unwrap();
     let cases = [
         (skippable.clone(), "not a zstd frame"),
         ([&skippable[..], &plain].concat(), "not a zstd frame"),
@@ -135,6 +138,7 @@ fn frames_that_are_more_than_a_plain_frame_are_refused() {
             zstd_frame(None, Some(7), 1000, &run(true, 1000)),
             "dictionary",
         ),
+        (checked, "checksum"),
         (zstd_frame(Some(20), None, 1000, &run(true, 1000)), "window"),
         (zstd_frame(Some(31), None, 1000, &run(true, 1000)), "window"),
         (plain[..plain.len() - 1].to_vec(), "cut short"),

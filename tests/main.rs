@@ -10,6 +10,7 @@ mod build;
 mod cargo;
 mod cli;
 mod config;
+mod decoder;
 mod digits;
 mod elf_tools;
 mod filters;

@@ -68,7 +68,7 @@
 //! ## Frames
 //!
 //! A frame is its streams, packed, one after the other. A stream of codec zstd is one zstd frame (RFC 8878) that stands
-//! alone: no skippable or concatenated frame, no dictionary, its window at most its content, its content size declared and equal
+//! alone: no skippable or concatenated frame, no dictionary, no checksum, its window at most its content, its content size declared and equal
 //! to the record's. The streams are numbered as [`crate::filter`] does.
 //!
 //! Pieces are decoded blob by blob, in their order there, but those whose filter derives them from others of their blob

@@ -599,6 +599,10 @@ fn unzstd(packed: &[u8], out: &mut [u8]) -> core::result::Result<(), &'static st
     if info.dictionary_id.is_some_and(|id| id != 0) {
         return Err("it wants a dictionary");
     }
+    // Its digest says more, and checking both would take a second hash function.
+    if info.content_checksum {
+        return Err("it has a checksum");
+    }
     if info.content_size != FrameContentSize::Known(out.len() as u64) {
         return Err("its declared size is wrong");
     }
