@@ -3,7 +3,6 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use cargo_slimlambda::pack::archive;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use runtime_unpack::filter::{Filter, Scratch};

@@ -77,15 +77,17 @@ fn settings() -> impl Strategy<Value = Settings> {
         prop::option::of(1340u32..20_000),
         prop::bool::weighted(0.1),
     )
-        .prop_map(|(level, window, search, long, least_match, block, checksum)| Settings {
-            level,
-            window,
-            search,
-            long,
-            least_match,
-            block,
-            checksum,
-        })
+        .prop_map(
+            |(level, window, search, long, least_match, block, checksum)| Settings {
+                level,
+                window,
+                search,
+                long,
+                least_match,
+                block,
+                checksum,
+            },
+        )
 }
 
 fn pack(content: &[u8], settings: &Settings) -> Vec<u8> {
@@ -94,9 +96,15 @@ fn pack(content: &[u8], settings: &Settings) -> Vec<u8> {
     set(CParameter::ChecksumFlag(settings.checksum));
     set(CParameter::ContentSizeFlag(true));
     settings.window.map(|log| set(CParameter::WindowLog(log)));
-    settings.search.map(|search| set(CParameter::Strategy(search)));
-    settings.least_match.map(|size| set(CParameter::MinMatch(size)));
-    settings.block.map(|size| set(CParameter::TargetCBlockSize(size)));
+    if let Some(search) = settings.search {
+        set(CParameter::Strategy(search));
+    }
+    if let Some(size) = settings.least_match {
+        set(CParameter::MinMatch(size));
+    }
+    settings
+        .block
+        .map(|size| set(CParameter::TargetCBlockSize(size)));
     set(CParameter::EnableLongDistanceMatching(settings.long));
     compressor.compress(content).unwrap()
 }
@@ -120,16 +128,25 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(0u8..3, 0..300),
         prop::collection::vec(any::<u8>(), 0..40),
         // The same short word again and again, and something else between.
-        (prop::collection::vec(any::<u8>(), 1..9), 0usize..3_000, 1usize..50).prop_map(|(word, count, every)| {
-            let words = (0..count).flat_map(|n| match n % every {
-                0 => n.to_le_bytes().to_vec(),
-                _ => word.clone(),
-            });
-            words.collect()
-        }),
+        (
+            prop::collection::vec(any::<u8>(), 1..9),
+            0usize..3_000,
+            1usize..50
+        )
+            .prop_map(|(word, count, every)| {
+                let words = (0..count).flat_map(|n| match n % every {
+                    0 => n.to_le_bytes().to_vec(),
+                    _ => word.clone(),
+                });
+                words.collect()
+            }),
     ];
-    prop::collection::vec((part, 1usize..3), 1..6)
-        .prop_map(|parts| parts.into_iter().flat_map(|(part, times)| part.repeat(times)).collect())
+    prop::collection::vec((part, 1usize..3), 1..6).prop_map(|parts| {
+        parts
+            .into_iter()
+            .flat_map(|(part, times)| part.repeat(times))
+            .collect()
+    })
 }
 
 /// A change of a frame: bits flipped, cut off, put in, or moved from one place to another.
@@ -181,7 +198,11 @@ fn apply(frame: &mut Vec<u8>, change: &Change) {
 static DIFFERENCES: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
 
 fn differ(how: &str) {
-    *DIFFERENCES.lock().unwrap().entry(how.to_owned()).or_default() += 1;
+    *DIFFERENCES
+        .lock()
+        .unwrap()
+        .entry(how.to_owned())
+        .or_default() += 1;
 }
 
 /// What we refuse and the reference does not: rules of the format, and Huffman-coded literals whose bits are not used
@@ -204,7 +225,9 @@ const STRICTER_REFERENCE: &str = "Data corruption detected";
 fn agree(frame: &[u8], size: usize) -> bool {
     let ours = ours(frame, size);
     match (&ours, reference(frame, size)) {
-        (Ok(ours), Ok(reference)) => assert!(*ours == reference, "the same frame is read differently"),
+        (Ok(ours), Ok(reference)) => {
+            assert!(*ours == reference, "the same frame is read differently")
+        }
         (Ok(_), Err(why)) => {
             assert_eq!(why, STRICTER_REFERENCE);
             differ(&format!("the reference: {why}"));
@@ -254,7 +277,13 @@ proptest! {
 #[test]
 fn small_frames_with_any_bit_flipped() {
     let words = b"abcabcabdabcabcabcabcabfabcabcabc".repeat(9);
-    let contents = [words, text(300, 1), vec![7; 300], noise(50, 1), CODE[5_000..6_500].to_vec()];
+    let contents = [
+        words,
+        text(300, 1),
+        vec![7; 300],
+        noise(50, 1),
+        CODE[5_000..6_500].to_vec(),
+    ];
     for content in contents {
         for level in [1, 3, 12, 19, 22] {
             let settings = Settings {
