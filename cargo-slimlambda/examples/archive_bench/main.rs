@@ -70,6 +70,9 @@ struct Args {
     /// Leave us out
     #[arg(long)]
     peers_only: bool,
+    /// Leave out a peer, by its name in the tables; may be repeated
+    #[arg(long, value_name = "PEER")]
+    without: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -109,6 +112,9 @@ fn bench(args: &Args) -> anyhow::Result<()> {
         .map(|&payload| (payload, plan::plan(extent, payload, args.only)))
         .filter(|(_, plan)| !plan.is_empty())
         .collect();
+    for (_, plan) in &mut plans {
+        plan.without(|archive| args.without.contains(&archive.name()));
+    }
     if args.peers_only {
         plans.iter_mut().for_each(|(_, plan)| plan.without_ours());
     }

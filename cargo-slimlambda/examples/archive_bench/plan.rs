@@ -62,6 +62,13 @@ impl Plan {
         self.unpack.retain(|how| may(&how.all_tools()));
     }
 
+    /// Leaves archives out, and what is unpacked from them.
+    pub fn without(&mut self, left_out: impl Fn(&Archive) -> bool) {
+        self.size.retain(|archive| !left_out(archive));
+        self.unpack
+            .retain(|how| !how.archive().is_some_and(|archive| left_out(&archive)));
+    }
+
     /// Keeps the peers.
     pub fn without_ours(&mut self) {
         self.size.retain(|archive| !matches!(archive, Ours(_)));
