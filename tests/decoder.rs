@@ -95,16 +95,18 @@ fn pack(content: &[u8], settings: &Settings) -> Vec<u8> {
     let mut set = |parameter| compressor.set_parameter(parameter).unwrap();
     set(CParameter::ChecksumFlag(settings.checksum));
     set(CParameter::ContentSizeFlag(true));
-    settings.window.map(|log| set(CParameter::WindowLog(log)));
+    if let Some(log) = settings.window {
+        set(CParameter::WindowLog(log));
+    }
     if let Some(search) = settings.search {
         set(CParameter::Strategy(search));
     }
     if let Some(size) = settings.least_match {
         set(CParameter::MinMatch(size));
     }
-    settings
-        .block
-        .map(|size| set(CParameter::TargetCBlockSize(size)));
+    if let Some(size) = settings.block {
+        set(CParameter::TargetCBlockSize(size));
+    }
     set(CParameter::EnableLongDistanceMatching(settings.long));
     compressor.compress(content).unwrap()
 }
