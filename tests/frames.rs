@@ -182,6 +182,28 @@ fn code() -> Vec<u8> {
     out
 }
 
+/// Some code of four bytes each, of all kinds of operands, and half an instruction.
+fn words() -> Vec<u8> {
+    let mut out = Vec::new();
+    for n in 0..150u32 {
+        // adrp, add, ldr, stp, bl, b.ne, tbz, madd, and a word that is no instruction
+        let words = [
+            0x9000_0001 + ((n % 7) << 5),
+            0x9104_8c21,
+            0xf940_9420 | (n % 5),
+            0xa9bf_7bfd,
+            0x9400_0000 | (n * 77),
+            0x5400_0041,
+            0x3748_0043,
+            0x9b01_7c00 + (n << 16),
+            n.wrapping_mul(0x9e37_79b9),
+        ];
+        out.extend(words.into_iter().flat_map(u32::to_le_bytes));
+    }
+    out.extend([0x1f, 0x20]);
+    out
+}
+
 const ADDRESS: u32 = 0x1000;
 
 /// `.eh_frame` with one CIE and these many records, and the search table for it; to be at [`ADDRESS`] and [`TABLE`].
@@ -220,6 +242,7 @@ fn one_of_each() -> Vec<(Filter, u32, Vec<u8>)> {
     let mut out = vec![
         (Filter::Plain, 3, HELLO.to_vec()),
         (Filter::X86, ADDRESS, code()),
+        (Filter::Arm64, ADDRESS, words()),
         (Filter::EhFrame, ADDRESS, exceptions(40).0),
         (Filter::Planes, floats, trees::noise(4_001, 1)),
         (Filter::Planes, records, trees::text(2_411, 2)),

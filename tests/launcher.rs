@@ -823,6 +823,33 @@ fn any_failing_call_leaves_no_bad_tree() {
     }
 }
 
+/// A limit on the size of files makes the write that reaches it a short one, and the next one fail.
+#[test]
+fn a_short_write_leaves_no_bad_tree() {
+    let mut files = small();
+    files.push(file("parts", 0o644, trees::noise(3 << 20, 1)));
+    let package = Package::new(&files, &in_tree());
+    // In blocks of 512 bytes: within the small files, within the program, within the last part of the large one.
+    let program = PROGRAM.len() / 512;
+    for blocks in [1, 15, program - 1, program + 100, 3 * 2048 - 1] {
+        let tmp = tmp();
+        let script = format!(
+            "trap '' XFSZ; ulimit -f {blocks}; exec {}",
+            package.bootstrap().display()
+        );
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script])
+            .env("SLIMLAMBDA_TMP", tmp.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        outcome(command).failed(&["File too large"]);
+        assert!(!package.path(tmp.path(), "").exists());
+        package.run(tmp.path()).started();
+        assert_eq!(package.tree(tmp.path()), expected(&files), "{blocks}");
+    }
+}
+
 // 17: a tree that was tampered with.
 
 #[test]
