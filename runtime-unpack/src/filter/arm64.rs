@@ -440,7 +440,7 @@ impl<'a> Decoder<'a> {
             let value = values.next(self.buffer)?;
             let (place, count) = (value & 3, value >> 2);
             // Which of the three it is cannot be foreseen, so all are looked up.
-            let distance = unzigzag(count);
+            let distance = values::unzigzag(count);
             let block = blocks
                 .get(jump.begun.wrapping_add(distance) as usize)
                 .copied();
@@ -535,10 +535,6 @@ fn adr(value: u32) -> u32 {
     (value & 3) << 29 | (value >> 2 << 5 & 0x00ff_ffe0)
 }
 
-fn unzigzag(value: u32) -> u32 {
-    (value >> 1) ^ (value & 1).wrapping_neg()
-}
-
 /// Takes code apart. Pieces first; the streams come when all have been seen, because they share a dictionary.
 #[cfg(feature = "pack")]
 #[derive(Debug, Default)]
@@ -589,7 +585,7 @@ impl Encoder {
                     value = called;
                     low[..VOLATILE].fill(None);
                 }
-                Kind::Jump if zigzag(distance) >= 2 * FAR_AWAY => {
+                Kind::Jump if values::zigzag(distance) >= 2 * FAR_AWAY => {
                     head |= FAR;
                     value = called;
                 }
@@ -706,12 +702,12 @@ impl Targets {
             return back << 2 | RECENT;
         }
         if let Some((begun, true)) = self.begun.get(target as usize) {
-            let blocks = zigzag((begun - 1).wrapping_sub(self.begun[number].0));
+            let blocks = values::zigzag((begun - 1).wrapping_sub(self.begun[number].0));
             if blocks < MOST_BLOCKS {
                 return blocks << 2 | BLOCK;
             }
         }
-        zigzag(distance) << 2 | DISTANCE
+        values::zigzag(distance) << 2 | DISTANCE
     }
 }
 
@@ -757,11 +753,6 @@ fn adr_distance(bits: u32) -> u32 {
 fn signed(operand: u32, kind: Kind) -> u32 {
     let sign = 1 << field(kind).1 >> 1;
     (operand ^ sign).wrapping_sub(sign)
-}
-
-#[cfg(feature = "pack")]
-fn zigzag(value: u32) -> u32 {
-    (value << 1) ^ ((value as i32) >> 31) as u32
 }
 
 #[cfg(all(test, feature = "pack"))]
@@ -918,7 +909,7 @@ mod tests {
     #[test]
     fn operands_go_where_their_kind_is() {
         let (nop, at) = (0xd503_201f, 0x40_0000);
-        let jump = |count: u32| vec![zigzag(count) << 2 | DISTANCE];
+        let jump = |count: u32| vec![values::zigzag(count) << 2 | DISTANCE];
         let cases: &[(u32, u8, Vec<u32>)] = &[
             (0x9400_0002, CALLS, vec![(at >> 2) + 3]),      // bl +8
             (0x97ff_ffff, CALLS, vec![at >> 2]),            // bl -4
@@ -973,7 +964,7 @@ mod tests {
         let (nop, ret) = (0xd503_201f, 0xd65f_03c0);
         // b.eq to the last nop; b.ne there as well; cbz to the nop behind ret.
         let code = [0x5400_00a0, 0x5400_0081, 0xb400_0040, ret, nop, nop];
-        let expected = vec![zigzag(5) << 2 | DISTANCE, RECENT, BLOCK];
+        let expected = vec![values::zigzag(5) << 2 | DISTANCE, RECENT, BLOCK];
         assert_eq!(values(0, &code), [(BRANCHES, expected)]);
     }
 

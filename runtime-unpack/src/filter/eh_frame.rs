@@ -7,7 +7,7 @@
 //! Source: Linux Standard Base Core 5.0, 10.6 "Exception Frames"; DWARF 5, 6.4.1.
 
 use super::values::Values;
-use super::{Malformed, Reader};
+use super::{Malformed, Reader, put};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -288,10 +288,6 @@ fn search_table(state: &mut State, address: u32, out: &mut [u8]) -> Option<()> {
         put(entry, 4, record.wrapping_sub(address));
     }
     Some(())
-}
-
-fn put(out: &mut [u8], at: usize, value: u32) {
-    out[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
 /// Takes the sections apart.

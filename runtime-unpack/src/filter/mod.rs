@@ -287,6 +287,12 @@ fn eh_frame_decoder<'a>(
     eh_frame::Decoder::new(buffer, at)
 }
 
+/// Writes a number as x86-64 and DWARF have it, little-endian.
+#[inline(always)]
+fn put(out: &mut [u8], at: usize, value: u32) {
+    out[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
 /// What is left of a stream.
 #[derive(Debug, Clone, Copy, Default)]
 struct Reader<'a>(&'a [u8]);

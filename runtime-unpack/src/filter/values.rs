@@ -58,6 +58,17 @@ pub(super) fn words(dictionary: &mut Reader<'_>) -> Result<(Vec<u32>, usize), Ma
     Ok((words, rows(two)))
 }
 
+/// Undoes [`zigzag`].
+pub(super) fn unzigzag(value: u32) -> u32 {
+    (value >> 1) ^ (value & 1).wrapping_neg()
+}
+
+/// A signed number as an unsigned one, small where that is near zero.
+#[cfg(feature = "pack")]
+pub(super) fn zigzag(value: u32) -> u32 {
+    (value << 1) ^ ((value as i32) >> 31) as u32
+}
+
 /// Gives the values back.
 #[derive(Debug, Default)]
 pub(super) struct Values {

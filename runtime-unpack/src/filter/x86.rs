@@ -13,7 +13,7 @@
 //! Source: Intel SDM volume 2, appendix A (opcode maps) and 2.3–2.7 (VEX, EVEX).
 
 use super::values::{self, Values};
-use super::{Malformed, Reader};
+use super::{Malformed, Reader, put};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -586,7 +586,7 @@ impl<'a> Decoder<'a> {
             Ok(byte)
         };
         let target = |number: u32, count: u32| -> Result<u32, Malformed> {
-            let number = number.wrapping_add(unzigzag(count)) as usize;
+            let number = number.wrapping_add(values::unzigzag(count)) as usize;
             starts.get(number).copied().ok_or(Malformed)
         };
         for &jump in &scratch.jumps[..jumps] {
@@ -650,15 +650,6 @@ impl<'a> Decoder<'a> {
 const SHORT_ESCAPE: u8 = u8::MAX;
 /// Count of a jump that has its target's address among the call targets.
 const NEAR_ESCAPE: u16 = u16::MAX;
-
-#[inline(always)]
-fn put(out: &mut [u8], at: usize, value: u32) {
-    out[at..at + 4].copy_from_slice(&value.to_le_bytes());
-}
-
-fn unzigzag(value: u32) -> u32 {
-    (value >> 1) ^ (value & 1).wrapping_neg()
-}
 
 /// Takes code apart. Pieces first; the streams come when all have been seen, because they share a dictionary.
 #[cfg(feature = "pack")]
@@ -736,7 +727,7 @@ impl Encoder {
             let count = numbers
                 .get(target as usize)
                 .filter(|n| **n != NONE)
-                .map(|n| zigzag(n.wrapping_sub(number)));
+                .map(|n| values::zigzag(n.wrapping_sub(number)));
             if kind == Imm::Short {
                 match count.filter(|c| *c < SHORT_ESCAPE.into()) {
                     Some(count) => self.shorts.push(count as u8),
@@ -847,9 +838,4 @@ fn key_bytes(key: &u128) -> Vec<u8> {
 #[cfg(feature = "pack")]
 fn get(code: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([code[at], code[at + 1], code[at + 2], code[at + 3]])
-}
-
-#[cfg(feature = "pack")]
-fn zigzag(value: u32) -> u32 {
-    (value << 1) ^ ((value as i32) >> 31) as u32
 }
